@@ -1,0 +1,243 @@
+"""The command line: flags to configs, errors to one sentence and an exit code. The work is imported where it is done,
+so that `llmserve --help` is quick and the front's process never sees torch."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from pydantic import ValidationError
+
+from llmserve import __version__
+from llmserve.config import BuildConfig, EngineConfig, Frozen, ServerConfig, first_problem, parse_bytes
+from llmserve.errors import ConfigError, LlmserveError
+
+app = typer.Typer(
+    name="llmserve",
+    help="Compile a Hugging Face checkpoint into an engine, and serve it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DEMO = Path(__file__).parent / "demo"
+"""The checkpoint that comes with the package; `llmserve build demo` means this one."""
+
+
+class QuantChoice(str, Enum):
+    none = "none"
+    int8 = "int8"
+    int4 = "int4"
+
+
+class DTypeChoice(str, Enum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class DeviceChoice(str, Enum):
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+Engine = Annotated[Path, typer.Argument(metavar="ENGINE", help="An engine directory made by `llmserve build`.")]
+KVMemory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="KV cache per rank, e.g. 512MiB. Default: 4 GiB over all ranks, less where less can be of use.",
+    ),
+]
+MaxSeqs = Annotated[int, typer.Option(help="Sequences that run at once; more wait.")]
+MaxBatchedTokens = Annotated[int, typer.Option(help="Tokens computed in one step: the size of a prefill chunk.")]
+MaxModelLen = Annotated[
+    int | None, typer.Option(help="Tokens of a sequence, prompt included. Default: the model's, or what the cache holds.")
+]
+BlockSize = Annotated[int, typer.Option(help="Tokens in a block of the paged KV cache.")]
+PrefixCaching = Annotated[bool, typer.Option(help="Reuse the KV blocks of prompts that begin alike.")]
+Threads = Annotated[int | None, typer.Option(help="Threads per rank. Default: this host's cores over its ranks.")]
+Verify = Annotated[bool, typer.Option(help="Compare the shards with their checksums before use.")]
+
+
+@app.command()
+def build(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A Hugging Face folder, or `demo`.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="ENGINE", help="Where the engine is to stand.")],
+    quant: Annotated[QuantChoice | None, typer.Option(help="Weight-only quantisation. Default: none.")] = None,
+    group_size: Annotated[
+        int | None, typer.Option(help="int4: columns per scale, 128, 64 or 32. Default: the largest that fits.")
+    ] = None,
+    tp_size: Annotated[int | None, typer.Option(help="Ranks to shard over. Default: 1.")] = None,
+    dtype: Annotated[DTypeChoice | None, typer.Option(help="Of activations and unquantised weights. Default: auto.")] = None,
+    device: Annotated[DeviceChoice | None, typer.Option(help="What the engine will run on. Default: cpu.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="YAML", help="Settings by the same names, see build_configs/; flags win.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an engine that stands at the output.")] = False,
+) -> None:
+    """Compile a checkpoint into an engine: sharded for tensor parallelism, quantised, verified."""
+    import time
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from llmserve.checkpoint.build import build_engine, describe
+    from llmserve.checkpoint.source import Checkpoint
+    from llmserve.progress import ByteProgress
+
+    started = time.monotonic()
+    flags = {"quant": quant, "group_size": group_size, "tp_size": tp_size, "dtype": dtype, "device": device}
+    settings = (_read_yaml(config) if config else {}) | {k: v for k, v in flags.items() if v is not None}
+    build_config = _validated(BuildConfig, settings)
+    source = Checkpoint.open(DEMO if checkpoint == "demo" and not Path("demo").is_dir() else checkpoint)
+    with ByteProgress() as progress:
+        report = build_engine(source, output, build_config, force=force, progress=progress)
+    table = Table(title=f"built {output}", show_header=False, title_justify="left")
+    for row in (*describe(report), ("time", f"{time.monotonic() - started:.1f} s")):
+        table.add_row(*row)
+    Console().print(table)
+
+
+@app.command()
+def run(
+    engine: Engine,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.")] = 8000,
+    served_model_name: Annotated[str | None, typer.Option(help="Name clients use. Default: the checkpoint's.")] = None,
+    kv_cache_memory: KVMemory = None,
+    max_num_seqs: MaxSeqs = 64,
+    max_num_batched_tokens: MaxBatchedTokens = 1024,
+    max_model_len: MaxModelLen = None,
+    block_size: BlockSize = 16,
+    prefix_caching: PrefixCaching = True,
+    threads: Threads = None,
+    verify: Verify = True,
+    shutdown_timeout: Annotated[float, typer.Option(help="Seconds that SIGTERM waits for running requests.")] = 30.0,
+) -> None:
+    """Serve an engine over an OpenAI-compatible HTTP API; alone, or as every rank of `mpirun -n N llmserve run`."""
+    from llmserve.engine.launch import launched_by_mpi
+    from llmserve.logs import setup_logging
+
+    setup_logging()
+    engine_config = _engine_config(
+        kv_cache_memory=kv_cache_memory,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        max_model_len=max_model_len,
+        block_size=block_size,
+        prefix_caching=prefix_caching,
+        threads=threads,
+        verify=verify,
+    )
+    server_config = _validated(
+        ServerConfig,
+        {"host": host, "port": port, "served_model_name": served_model_name, "shutdown_timeout": shutdown_timeout},
+    )
+    if launched_by_mpi():
+        from llmserve.engine.under_mpirun import run_as_rank
+
+        sys.exit(run_as_rank(engine, engine_config, server_config))
+    from llmserve.server.alone import run_alone
+
+    sys.exit(run_alone(engine, engine_config, server_config))
+
+
+@app.command()
+def generate(
+    engine: Engine,
+    prompt: Annotated[str, typer.Argument(help="The text to continue, exactly as it stands.")],
+    max_tokens: Annotated[int, typer.Option(help="Tokens to generate at most.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0: always the most likely token.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Makes sampling repeatable.")] = 0,
+    kv_cache_memory: KVMemory = None,
+    threads: Threads = None,
+) -> None:
+    """Continue a prompt in the terminal, without a server."""
+    from llmserve.terminal import generate_text
+
+    config = _engine_config(kv_cache_memory=kv_cache_memory, threads=threads)
+    sys.exit(generate_text(engine, config, prompt, max_tokens=max_tokens, temperature=temperature, seed=seed))
+
+
+@app.command()
+def chat(
+    engine: Engine,
+    system: Annotated[str | None, typer.Option(help="A system message to begin with.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Tokens per answer at most. Default: what fits.")] = None,
+    temperature: Annotated[float, typer.Option(help="0: always the most likely token.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Makes sampling repeatable.")] = 0,
+    kv_cache_memory: KVMemory = None,
+    threads: Threads = None,
+) -> None:
+    """Talk with a model in the terminal, without a server."""
+    from llmserve.terminal import chat_in_terminal
+
+    config = _engine_config(kv_cache_memory=kv_cache_memory, threads=threads)
+    sys.exit(
+        chat_in_terminal(engine, config, system, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    )
+
+
+@app.command()
+def inspect(
+    engine: Engine,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor of every rank.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print engine.json instead of a table.")] = False,
+) -> None:
+    """Say what is in an engine."""
+    from llmserve.inspect import print_engine
+
+    print_engine(engine, tensors=tensors, as_json=as_json)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+Config = TypeVar("Config", bound=Frozen)
+
+
+def _validated(kind: type[Config], settings: dict[str, Any]) -> Config:
+    values = {k: v.value if isinstance(v, Enum) else v for k, v in settings.items()}
+    try:
+        return kind.model_validate(values)
+    except ValidationError as e:
+        raise ConfigError(f"the settings cannot be used: {first_problem(e)}.") from None
+
+
+def _engine_config(*, kv_cache_memory: str | None, **settings: Any) -> EngineConfig:
+    memory = None if kv_cache_memory is None else parse_bytes(kv_cache_memory)
+    return _validated(EngineConfig, settings | {"kv_cache_memory": memory})
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise ConfigError(f"{path} cannot be read as YAML ({' '.join(str(e).split())}).") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} holds no settings; write lines like `quant: int8`.")
+    return data
+
+
+def main() -> None:
+    try:
+        app()
+    except LlmserveError as e:
+        print(f"llmserve: {e}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:  # `llmserve inspect … | head`
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""Configurations: what a model computes, how an engine is built, how it is run, and what an engine says of itself.
+
+Frozen pydantic values; an unknown key is an error that names it. Nothing here reads weights or knows torch.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llmserve.errors import ConfigError, EngineDirError
+
+ENGINE_FORMAT = 1
+"""Version of the engine directory. A newer engine is refused by an older llmserve."""
+
+DType = Literal["float32", "bfloat16", "float16"]
+Device = Literal["cpu", "cuda"]
+Quant = Literal["none", "int8", "int4"]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Rope(Frozen):
+    """Rotary position embedding. `kind` names the frequency rule; the rest are that rule's numbers.
+
+    Sources: Su et al. 2021 (RoPE); "linear" is Chen et al. 2023 (position interpolation); "llama3" is the
+    wavelength-dependent rule published with Llama 3.1.
+    """
+
+    theta: float
+    kind: Literal["default", "linear", "llama3"] = "default"
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position: int = 0
+
+
+class ModelConfig(Frozen):
+    """A decoder-only transformer in canonical form: every family's config.json becomes one of these at build."""
+
+    family: str
+    vocab_size: int = Field(gt=0)
+    hidden_size: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0)
+    num_layers: int = Field(gt=0)
+    num_heads: int = Field(gt=0)
+    num_kv_heads: int = Field(gt=0)
+    head_dim: int = Field(gt=0)
+    max_position: int = Field(gt=0)
+    norm_eps: float
+    rope: Rope
+    tie_embeddings: bool
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False  # RMSNorm on each head's query and key, before rotation (Qwen3)
+    sliding_windows: tuple[int | None, ...]  # one per layer: how many last positions it sees; None: all
+
+
+class BuildConfig(Frozen):
+    """`llmserve build`'s settings; `--config FILE.yaml` gives the same keys."""
+
+    quant: Quant = "none"
+    group_size: int | None = None  # None: the largest of 128, 64, 32 that divides every sharded matrix
+    tp_size: int = Field(default=1, ge=1, le=64)
+    dtype: DType | Literal["auto"] = "auto"  # auto: the checkpoint's
+    device: Device = "cpu"
+
+
+class EngineConfig(Frozen):
+    """What the engine ranks need to know to run. Counts are tokens, sizes are bytes, times are seconds."""
+
+    max_num_seqs: int = Field(default=64, ge=1, le=4096)
+    max_num_batched_tokens: int = Field(default=1024, ge=1)
+    max_model_len: int | None = Field(default=None, ge=2)  # None: the model's, or what the KV cache holds
+    block_size: int = Field(default=16, ge=1, le=1024)
+    kv_cache_memory: int | None = Field(default=None, ge=1)  # per rank; None: see runtime.kv_cache
+    prefix_caching: bool = True
+    threads: int | None = Field(default=None, ge=1)  # per rank; None: the cores divided by the ranks on this host
+    verify: bool = True  # compare every shard with its sha256 before use
+
+
+class ServerConfig(Frozen):
+    """What the front needs to know."""
+
+    host: str = "0.0.0.0"
+    port: int = Field(default=8000, ge=0, le=65535)
+    served_model_name: str | None = None  # None: the checkpoint's folder name
+    shutdown_timeout: float = Field(default=30.0, ge=0)  # how long SIGTERM waits for running requests
+
+
+class FileRecord(Frozen):
+    size: int
+    sha256: str
+
+
+class GenerationDefaults(Frozen):
+    """From generation_config.json: what a request gets where it does not say."""
+
+    eos_token_ids: tuple[int, ...] = ()
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+
+
+class Manifest(Frozen):
+    """`engine.json`: all that is known of an engine without opening its shards."""
+
+    format: int = ENGINE_FORMAT
+    llmserve_version: str
+    executor: Literal["native"] = "native"
+    device: Device
+    model_name: str
+    model: ModelConfig
+    quant: Quant
+    group_size: int | None
+    tp_size: int
+    dtype: DType
+    generation: GenerationDefaults
+    tokenizer_sha256: str | None  # None: the checkpoint had no tokenizer; only token ids can be served
+    source_fingerprint: str  # of the checkpoint's config and tensor headers
+    files: dict[str, FileRecord]
+
+    @staticmethod
+    def read(engine: Path) -> Manifest:
+        """Raises EngineDirError in one sentence where `engine` holds no manifest we can use."""
+        path = engine / "engine.json"
+        if not path.is_file():
+            raise EngineDirError(f"{engine} is not an engine (it has no engine.json); make one with `llmserve build`.")
+        try:
+            data = json.loads(path.read_text("utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as e:
+            raise EngineDirError(f"{path} is not valid JSON ({e}); build the engine again.") from None
+        if not isinstance(data, dict) or not isinstance(data.get("format"), int):
+            raise EngineDirError(f"{path} has no format number; build the engine again.")
+        if data["format"] > ENGINE_FORMAT:
+            raise EngineDirError(
+                f"{engine} has engine format {data['format']}, newer than this llmserve reads ({ENGINE_FORMAT}); "
+                "update llmserve or build the engine again."
+            )
+        try:
+            return Manifest.model_validate(data)
+        except ValidationError as e:
+            raise EngineDirError(f"{path} is damaged: {first_problem(e)}; build the engine again.") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing pydantic complains about, as `key: reason`, bounded in length."""
+    problem = error.errors(include_url=False, include_input=False)[0]
+    key = ".".join(str(part) for part in problem["loc"]) or "value"
+    return f"{key}: {problem['msg']}"[:300]
+
+
+def parse_bytes(text: str) -> int:
+    """`512MiB`, `4g`, `1.5GB`, `123456` → bytes. k/m/g and Ki/Mi/Gi are powers of 1024, KB/MB/GB of 1000."""
+    units = {"": 1, "b": 1}
+    for power, letter in enumerate("kmgt", start=1):
+        units |= {letter: 1024**power, f"{letter}i": 1024**power, f"{letter}ib": 1024**power, f"{letter}b": 1000**power}
+    stripped = text.strip().lower()
+    number = stripped.rstrip("bkmgti ")
+    try:
+        value = float(number) * units[stripped[len(number) :].strip()]
+    except (KeyError, ValueError):
+        raise ConfigError(f"{text!r} is not a size; write it like 512MiB, 4GiB or 1.5GB.") from None
+    if not 1 <= value < 2**60:
+        raise ConfigError(f"{text!r} is not a usable size; write it like 512MiB, 4GiB or 1.5GB.")
+    return int(value)

@@ -1,0 +1,1 @@
+"""Requests in, token events out: the engine's boundary, its implementations and the processes around them."""

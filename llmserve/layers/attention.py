@@ -1,0 +1,72 @@
+"""Self-attention with grouped queries over a paged KV cache, its heads cut over ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from llmserve.config import ModelConfig
+from llmserve.layers.layout import Env, Layout
+from llmserve.layers.linear import ColumnParallel, RowParallel, Stacked
+from llmserve.layers.norm import RMSNorm
+from llmserve.layers.parameter import Parameter
+from llmserve.ops.batch import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSources:
+    """Where the checkpoint keeps one layer's attention. The norms are those of heads (Qwen3), None without."""
+
+    q: Stacked
+    k: Stacked
+    v: Stacked
+    o: Stacked
+    q_norm: str | None = None
+    k_norm: str | None = None
+
+
+class Attention:
+    def __init__(
+        self, name: str, config: ModelConfig, window: int | None, sources: AttentionSources, layout: Layout
+    ) -> None:
+        dim = config.head_dim
+        heads = layout.cut(config.num_heads, "number of attention heads")
+        kv_heads = layout.cut_kv_heads(config.num_kv_heads)
+        self.q_size = (heads[1] - heads[0]) * dim
+        self.kv_size = (kv_heads[1] - kv_heads[0]) * dim
+        self.head_dim = dim
+        self.scale = dim**-0.5
+        self.window = window
+        q_rows = (heads[0] * dim, heads[1] * dim)
+        kv_rows = (kv_heads[0] * dim, kv_heads[1] * dim)
+        self.qkv = ColumnParallel(
+            f"{name}.qkv",
+            [(sources.q, q_rows), (sources.k, kv_rows), (sources.v, kv_rows)],
+            config.hidden_size,
+            layout,
+            bias=config.qkv_bias,
+        )
+        self.o = RowParallel(
+            f"{name}.o", sources.o, config.num_heads * dim, q_rows, layout, bias=config.o_bias
+        )
+        self.q_norm = sources.q_norm and RMSNorm(f"{name}.q_norm", sources.q_norm, dim, config.norm_eps, layout)
+        self.k_norm = sources.k_norm and RMSNorm(f"{name}.k_norm", sources.k_norm, dim, config.norm_eps, layout)
+
+    def parameters(self) -> Iterator[Parameter]:
+        for part in (self.qkv, self.o, self.q_norm, self.k_norm):
+            if part:
+                yield from part.parameters()
+
+    def __call__(self, x: Tensor, angles: tuple[Tensor, Tensor], cache: Tensor, batch: Batch, env: Env) -> Tensor:
+        """x [T, hidden_size] → [T, hidden_size]; writes this step's keys and values to `cache` first, then reads."""
+        q, k, v = self.qkv(x, env).split((self.q_size, self.kv_size, self.kv_size), dim=-1)
+        q = q.unflatten(1, (-1, self.head_dim))
+        k = k.unflatten(1, (-1, self.head_dim))
+        v = v.unflatten(1, (-1, self.head_dim))
+        if self.q_norm and self.k_norm:
+            q, k = self.q_norm(q, env), self.k_norm(k, env)
+        q, k = env.ops.rope(q, *angles), env.ops.rope(k, *angles)
+        env.ops.write_kv(k, v, cache, batch.slots)
+        return self.o(env.ops.paged_attention(q, cache, batch, self.scale, self.window).flatten(1), env)

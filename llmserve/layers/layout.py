@@ -1,0 +1,56 @@
+"""How a model is laid out over ranks and bits (build and run), and what it is computed with (run)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from llmserve.comm import Comm
+from llmserve.errors import BuildError
+from llmserve.ops import Ops
+from llmserve.quant import Scheme, make_scheme
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One rank's share: rank `rank` of `size`, parameters in `dtype`, matrices in `scheme`, the LM head in `head_scheme`."""
+
+    rank: int
+    size: int
+    dtype: torch.dtype
+    scheme: Scheme
+    head_scheme: Scheme
+
+    def cut(self, total: int, what: str) -> tuple[int, int]:
+        """This rank's [start, stop) of `total` equal things; BuildError where they cannot be cut equally."""
+        if total % self.size:
+            divisors = ", ".join(str(n) for n in range(1, min(total, 64) + 1) if total % n == 0)
+            raise BuildError(
+                f"tp_size={self.size} does not divide the model's {what} ({total}); choose a tp_size among {divisors}."
+            )
+        share = total // self.size
+        return self.rank * share, (self.rank + 1) * share
+
+    def cut_kv_heads(self, num_kv_heads: int) -> tuple[int, int]:
+        """As `cut`, but where there are more ranks than KV heads, several ranks hold the same head."""
+        if self.size > num_kv_heads and self.size % num_kv_heads == 0:
+            head = self.rank * num_kv_heads // self.size
+            return head, head + 1
+        return self.cut(num_kv_heads, "number of KV heads")
+
+
+def make_layout(quant: str, group_size: int | None, dtype: str, rank: int, size: int) -> Layout:
+    """From the names that a manifest keeps; the same at build and at run."""
+    kind = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+    # An int4 engine keeps its head in int8: it is where rounding shows most, and it is read but once a token.
+    head = "int8" if quant == "int4" else quant
+    return Layout(rank, size, kind, make_scheme(quant, group_size, kind), make_scheme(head, None, kind))
+
+
+@dataclass(frozen=True, slots=True)
+class Env:
+    """What layers compute with: the device's operations and this rank's line to the others."""
+
+    ops: Ops
+    comm: Comm

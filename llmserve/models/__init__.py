@@ -1,0 +1,51 @@
+"""The families: one short file each. Adding one is a file and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from llmserve.config import ModelConfig
+from llmserve.errors import CheckpointError
+from llmserve.layers.layout import Layout
+from llmserve.models.decoder import Decoder, DecoderSources
+from llmserve.models.hf import HfConfig
+
+ARCHITECTURES = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
+"""config.json's `architectures` entry → module of this package, which defines `FAMILY`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What is particular to a family: what its config.json means, and where its checkpoint keeps things."""
+
+    name: str
+    read_config: Callable[[HfConfig], ModelConfig]
+    sources: Callable[[ModelConfig], DecoderSources]
+
+
+def _family(module: str) -> Family:
+    return import_module(f"llmserve.models.{module}").FAMILY
+
+
+def read_config(hf: dict[str, Any]) -> ModelConfig:
+    """config.json → ModelConfig; CheckpointError where we cannot compute what it asks for."""
+    architectures = hf.get("architectures") or []
+    known = [a for a in architectures if a in ARCHITECTURES]
+    if not known:
+        raise CheckpointError(
+            f"config.json names the architecture {architectures!r}; llmserve knows {', '.join(sorted(ARCHITECTURES))}."
+        )
+    return _family(ARCHITECTURES[known[0]]).read_config(HfConfig(hf))
+
+
+def make_model(config: ModelConfig, layout: Layout) -> Decoder:
+    """One rank's share of the model, without weights. BuildError where `layout` cannot cut it."""
+    return Decoder(config, _family(config.family).sources(config), layout)

@@ -1,0 +1,22 @@
+"""Mistral 7B and its kin (Jiang et al. 2023): Llama with a sliding window, where the config gives one."""
+
+from __future__ import annotations
+
+from llmserve.config import ModelConfig
+from llmserve.models import Family
+from llmserve.models.hf import HfConfig, decoder_config, llama_like_sources
+
+
+def read_config(hf: HfConfig) -> ModelConfig:
+    return decoder_config(
+        hf,
+        "mistral",
+        qkv_bias=False,
+        o_bias=False,
+        mlp_bias=False,
+        qk_norm=False,
+        windows=(hf.count("sliding_window", None),) * hf.count("num_hidden_layers"),
+    )
+
+
+FAMILY = Family("mistral", read_config, llama_like_sources)

@@ -1,0 +1,26 @@
+"""Qwen1.5, 2 and 2.5 (Yang et al. 2024): Llama with biases on q, k and v."""
+
+from __future__ import annotations
+
+from llmserve.config import ModelConfig
+from llmserve.models import Family
+from llmserve.models.hf import HfConfig, decoder_config, llama_like_sources
+
+
+def sliding_windows(hf: HfConfig) -> tuple[int | None, ...]:
+    """Qwen's windows are off unless `use_sliding_window`; then the layers from `max_window_layers` on have one."""
+    layers = hf.count("num_hidden_layers")
+    if not hf.get("use_sliding_window", bool, False):
+        return (None,) * layers
+    window = hf.count("sliding_window")
+    first = hf.get("max_window_layers", int, 28)
+    return tuple(window if i >= first else None for i in range(layers))
+
+
+def read_config(hf: HfConfig) -> ModelConfig:
+    return decoder_config(
+        hf, "qwen2", qkv_bias=True, o_bias=False, mlp_bias=False, qk_norm=False, windows=sliding_windows(hf)
+    )
+
+
+FAMILY = Family("qwen2", read_config, llama_like_sources)

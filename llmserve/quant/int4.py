@@ -1,0 +1,56 @@
+"""int4, symmetric, one fp16 scale per group of consecutive columns of a row: W ≈ q · s, q in -8 … 7.
+
+The scale of a group is the one of a few candidates below max|group| / 7 with the least squared error: clipping the
+largest weight a little often costs less than rounding all the others coarsely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from llmserve.errors import BuildError
+from llmserve.ops import Ops
+from llmserve.ops.reference import unpack_int4
+
+CLIPS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.80)
+
+
+class Int4:
+    def __init__(self, group_size: int) -> None:
+        self.group_size = group_size
+        self.name = f"int4 (groups of {group_size})"
+
+    def layout(self, rows: int, cols: int | None) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        assert cols is not None, "vectors are stored plain"
+        if cols % self.group_size:
+            raise BuildError(f"{cols} columns cannot be cut into int4 groups of {self.group_size}.")
+        return {
+            "weight": ((rows, cols // 2), torch.uint8),
+            "scale": ((rows, cols // self.group_size), torch.float16),
+        }
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        groups = weight.float().unflatten(1, (-1, self.group_size))  # [n, groups, g]
+        full = groups.abs().amax(dim=2) / 7
+        best_q = torch.zeros_like(groups)
+        best_scale = torch.zeros_like(full)
+        best_error = torch.full_like(full, torch.inf)
+        for clip in CLIPS:
+            scale = (full * clip).half().float()  # judged as it will be stored
+            q = torch.round(groups / scale.where(scale > 0, 1)[:, :, None]).clamp_(-8, 7)
+            error = (q * scale[:, :, None] - groups).square_().sum(dim=2)
+            better = error < best_error
+            best_error = error.where(better, best_error)
+            best_scale = scale.where(better, best_scale)
+            best_q = q.where(better[:, :, None], best_q)
+        nibbles = (best_q + 8).to(torch.uint8).flatten(1)
+        return {"weight": nibbles[:, 0::2] | (nibbles[:, 1::2] << 4), "scale": best_scale.half()}
+
+    def matmul(self, ops: Ops, x: Tensor, stored: Mapping[str, Tensor], bias: Tensor | None) -> Tensor:
+        return ops.linear_int4(x, stored["weight"], stored["scale"], bias)
+
+    def unpack(self, stored: Mapping[str, Tensor]) -> Tensor:
+        return unpack_int4(stored["weight"], stored["scale"])

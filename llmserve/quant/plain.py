@@ -1,0 +1,29 @@
+"""No quantisation: the matrix (or vector) itself, in the engine's dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from llmserve.ops import Ops
+
+
+class Plain:
+    name = "none"
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def layout(self, rows: int, cols: int | None) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        return {"weight": ((rows,) if cols is None else (rows, cols), self.dtype)}
+
+    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        return {"weight": weight.to(self.dtype)}
+
+    def matmul(self, ops: Ops, x: Tensor, stored: Mapping[str, Tensor], bias: Tensor | None) -> Tensor:
+        return ops.linear(x, stored["weight"], bias)
+
+    def unpack(self, stored: Mapping[str, Tensor]) -> Tensor:
+        return stored["weight"].float()

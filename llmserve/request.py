@@ -1,0 +1,84 @@
+"""The values that cross every boundary between a client's JSON and a token: requests in, token events out.
+
+Frozen, standard library only. They know token ids; text, HTTP, blocks and tensors are elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from llmserve.errors import RequestError
+
+MAX_LOGPROBS = 20
+"""The most alternatives a request may ask for with each token (OpenAI's own limit)."""
+
+
+class Finish(str, Enum):
+    """Why a request ended. Every admitted request ends with exactly one of these."""
+
+    STOP = "stop"  # a stop token, or (decided by the front) a stop string
+    LENGTH = "length"  # max_tokens, or the engine's model length
+    ABORT = "abort"  # the client left, or the server is shutting down
+    ERROR = "error"  # the engine could not go on; `TokenEvent.error` says why
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are chosen. The defaults are OpenAI's; whoever makes one has already resolved the model's own.
+
+    `seed` is always set: the front draws one where the client gave none, so that what a request
+    yields depends on nothing but the request (batch, chunking, cache and preemption do not show).
+    """
+
+    max_tokens: int
+    temperature: float = 1.0  # 0: greedy
+    top_p: float = 1.0
+    top_k: int = 0  # 0: off
+    seed: int = 0  # 0 … 2**63 - 1
+    min_tokens: int = 0  # stop tokens cannot be chosen before this many tokens
+    stop_token_ids: frozenset[int] = frozenset()  # the model's end-of-text ids are among them, unless ignored
+    logprobs: int | None = None  # None: none; n: the chosen token's and those of the n most likely
+
+    def __post_init__(self) -> None:
+        for ok, param, rule in (
+            (self.max_tokens >= 1, "max_tokens", "must be at least 1"),
+            (0 <= self.temperature <= 100, "temperature", "must be between 0 and 100"),
+            (0 < self.top_p <= 1, "top_p", "must be above 0 and at most 1"),
+            (0 <= self.top_k < 2**31, "top_k", "must be 0 (off) or a positive count"),
+            (0 <= self.seed < 2**63, "seed", "must be between 0 and 2**63 - 1"),
+            (0 <= self.min_tokens <= self.max_tokens, "min_tokens", "must be between 0 and max_tokens"),
+            (self.logprobs is None or 0 <= self.logprobs <= MAX_LOGPROBS, "logprobs",
+             f"must be between 0 and {MAX_LOGPROBS}"),
+        ):  # fmt: skip
+            if not ok:
+                raise RequestError(f"{param} {rule}, got {getattr(self, param)}.", param=param)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One sequence to generate. `id` is unique among the requests of one front."""
+
+    id: int
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural logarithms of probabilities under the model itself, before temperature and filters."""
+
+    chosen: float
+    top: tuple[tuple[int, float], ...]  # (token id, log probability), most likely first
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """What a step did for one request: a token, an end, or both."""
+
+    request_id: int
+    token: int | None  # None when the request ended without a further token (abort, error)
+    finish: Finish | None = None  # set on the request's last event only
+    logprobs: TokenLogprobs | None = None
+    cached_tokens: int = 0  # on the first event: how many prompt tokens the prefix cache held
+    error: str | None = None  # with Finish.ERROR: one sentence

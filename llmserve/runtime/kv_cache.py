@@ -1,0 +1,77 @@
+"""The physical KV cache of one rank: how many blocks there are, and the memory they lie in. Who owns them is the block
+pool's business (Kwon et al. 2023, PagedAttention)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from llmserve.config import EngineConfig, ModelConfig
+from llmserve.errors import ConfigError
+
+DEFAULT_TOTAL = 4 << 30
+"""Without --kv-cache-memory the ranks of an engine share this many bytes, or less where less can be of use."""
+
+
+@dataclass(frozen=True, slots=True)
+class KVPlan:
+    """Sizes, the same on every rank."""
+
+    num_blocks: int
+    block_size: int  # tokens
+    block_bytes: int  # on each rank, keys and values of all layers
+    max_model_len: int
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_blocks * self.block_size
+
+
+def plan_kv_cache(config: EngineConfig, model: ModelConfig, kv_heads: int, tp_size: int, dtype: torch.dtype) -> KVPlan:
+    """`kv_heads`: those of one rank. ConfigError in one sentence where what is asked for cannot be."""
+    size = config.block_size
+    block_bytes = 2 * model.num_layers * size * kv_heads * model.head_dim * dtype.itemsize
+    longest = config.max_model_len or model.max_position
+    if longest > model.max_position:
+        raise ConfigError(
+            f"--max-model-len {longest} exceeds the {model.max_position} positions this model was made for; lower it."
+        )
+    useful = config.max_num_seqs * -(-longest // size)
+    memory = config.kv_cache_memory
+    num_blocks = min(DEFAULT_TOTAL // tp_size // block_bytes, useful) if memory is None else memory // block_bytes
+    if num_blocks < 1:
+        raise ConfigError(
+            f"--kv-cache-memory {memory} is less than one block of {size} tokens takes ({block_bytes} bytes); raise it."
+        )
+    tokens = num_blocks * size
+    if config.max_model_len is not None and longest > tokens:
+        raise ConfigError(
+            f"the KV cache holds {tokens} tokens, less than --max-model-len {longest}; raise --kv-cache-memory to at "
+            f"least {-(-longest // size) * block_bytes} bytes per rank, or lower --max-model-len to {tokens}."
+        )
+    return KVPlan(num_blocks, size, block_bytes, min(longest, tokens))
+
+
+def allocate(plan: KVPlan, model: ModelConfig, kv_heads: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[layers, 2, blocks, block_size, kv_heads, head_dim]; on CPU the system hands out its pages as they are used."""
+    needed = plan.num_blocks * plan.block_bytes
+    if device.type == "cpu" and needed > (free := available_memory()):
+        raise ConfigError(
+            f"the KV cache needs {needed / 2**30:.1f} GiB per rank but only {free / 2**30:.1f} GiB of memory are free; "
+            "lower --kv-cache-memory, --max-num-seqs or --max-model-len."
+        )
+    shape = (model.num_layers, 2, plan.num_blocks, plan.block_size, kv_heads, model.head_dim)
+    return torch.empty(shape, dtype=dtype, device=device)
+
+
+def available_memory() -> int:
+    """Bytes this process may still take: what the kernel thinks is free, within the cgroup's limit if there is one."""
+    meminfo = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(meminfo["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and (text := limit.read_text().strip()) != "max":
+        free = min(free, int(text) - int(used.read_text()))
+    return free

@@ -1,0 +1,55 @@
+"""Executes step plans on one rank: it owns the model's share, the KV blocks and the block table. Every rank runs the
+same plans in the same order, so every rank's table is the same."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from llmserve.layers.layout import Env
+from llmserve.models.decoder import Decoder
+from llmserve.ops.batch import Batch, Span
+from llmserve.runtime.kv_cache import KVPlan
+from llmserve.scheduler.plan import StepPlan
+
+
+class ModelRunner:
+    def __init__(self, model: Decoder, env: Env, cache: Tensor, kv: KVPlan, max_num_seqs: int) -> None:
+        """`cache`: [layers, 2, blocks, block_size, kv_heads, head_dim], uninitialised; see kv_cache.allocate."""
+        self._model = model
+        self._env = env
+        self._cache = cache
+        self._block_size = kv.block_size
+        columns = -(-kv.max_model_len // kv.block_size)
+        self._block_table = torch.zeros((max_num_seqs, columns), dtype=torch.int32, device=cache.device)
+
+    @torch.inference_mode()
+    def execute(self, plan: StepPlan) -> Tensor:
+        """Compute a plan's chunks → logits [plan.num_logits, vocab_size] fp32, by chunk, then by position."""
+        return self._model.forward(self._batch(plan), self._cache, self._env)
+
+    def _batch(self, plan: StepPlan) -> Batch:
+        device = self._cache.device
+        spans: list[Span] = []
+        logit_rows: list[int] = []
+        first = 0
+        for chunk in plan.chunks:
+            if chunk.new_blocks:
+                stop = chunk.first_block + len(chunk.new_blocks)
+                self._block_table[chunk.row, chunk.first_block : stop] = torch.tensor(
+                    chunk.new_blocks, dtype=torch.int32, device=device
+                )
+            length = len(chunk.tokens)
+            spans.append(Span(first, length, chunk.start + length, chunk.row))
+            first += length
+            logit_rows.extend(range(first - chunk.logits, first))
+        tokens = torch.tensor(list(chain.from_iterable(c.tokens for c in plan.chunks)), device=device)
+        positions = torch.tensor([p for s in spans for p in range(s.context - s.length, s.context)], device=device)
+        rows = torch.tensor([s.row for s in spans for _ in range(s.length)], device=device)
+        blocks = self._block_table[rows, positions // self._block_size].long()
+        slots = blocks * self._block_size + positions % self._block_size
+        return Batch(
+            tokens, positions, slots, tuple(spans), self._block_table, torch.tensor(logit_rows, device=device).long()
+        )
