@@ -5,6 +5,7 @@ Plans travel by `plan_line`, so that idle ranks sleep. MPI calls are made by one
 
 from __future__ import annotations
 
+import os
 import socket
 from array import array
 
@@ -17,6 +18,9 @@ from llmserve.comm.plan_line import Listener, Speaker
 
 class MpiComm:
     def __init__(self) -> None:
+        # A rank that waits for another in a collective gives its core away if someone else can use it: the front,
+        # or the very rank it waits for where ranks outnumber cores. Read by Open MPI when it initialises.
+        os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
         # Imported here: importing mpi4py.MPI initialises MPI, which only a rank may do.
         from mpi4py import MPI
 

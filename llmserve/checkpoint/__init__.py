@@ -1,0 +1,1 @@
+"""Files on disk: Hugging Face checkpoints in, engine directories out."""

@@ -1,0 +1,184 @@
+"""The build: a Hugging Face checkpoint in, an engine directory out, one rank's shard after another.
+
+Shard first, then quantise, once. Weights stream through in bands of rows, so memory is bounded by a band and not by
+the checkpoint, and the shard files get their full size before the first of them is computed, so a full disk shows early.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmserve import __version__
+from llmserve.checkpoint.disk import readable_bytes
+from llmserve.checkpoint.engine_dir import EngineDirWriter, shard_name
+from llmserve.checkpoint.source import Checkpoint
+from llmserve.checkpoint.tensor_file import TensorFileWriter, TensorSpec
+from llmserve.config import BuildConfig, GenerationDefaults, Manifest, ModelConfig
+from llmserve.errors import BuildError, CheckpointError
+from llmserve.layers.layout import make_layout
+from llmserve.models import make_model, read_config
+from llmserve.models.decoder import Decoder
+from llmserve.quant import GROUP_SIZES
+
+Progress = Callable[[str, int, int], None]
+"""Called with the phase, the bytes done and the bytes in all."""
+
+NOT_WEIGHTS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
+"""Endings of tensors that old checkpoints hold and that are computed, not learned."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    manifest: Manifest
+    source_bytes: int  # of the checkpoint's tensors
+    engine_bytes: int  # of all shards
+    num_weights: int  # of the checkpoint, tied ones once
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.engine_bytes / self.num_weights
+
+
+def build_engine(
+    checkpoint: Checkpoint, target: Path, config: BuildConfig, *, force: bool = False, progress: Progress | None = None
+) -> BuildReport:
+    """Raises CheckpointError or BuildError in one sentence, and then leaves nothing behind."""
+    report = progress or (lambda phase, done, total: None)
+    model = read_config(checkpoint.config)
+    dtype = config.dtype if config.dtype != "auto" else _checkpoint_dtype(checkpoint)
+    group_size = _group_size(config, model, dtype)
+    ranks = [_rank_model(model, config, group_size, dtype, rank) for rank in range(config.tp_size)]
+    used = _check_tensors(checkpoint, ranks)
+    manifest = Manifest(
+        llmserve_version=__version__,
+        device=config.device,
+        model_name=checkpoint.name,
+        model=model,
+        quant=config.quant,
+        group_size=group_size,
+        tp_size=config.tp_size,
+        dtype=dtype,
+        generation=_generation_defaults(checkpoint),
+        tokenizer_sha256=_tokenizer_sha256(checkpoint),
+        source_fingerprint=checkpoint.fingerprint(),
+        files={},
+    )
+    with EngineDirWriter(target, force) as writer:
+        _write_shards(checkpoint, ranks, writer.path, report)
+        for file in checkpoint.tokenizer_files():
+            writer.add_file(file)
+        total = sum(file.stat().st_size for file in writer.path.iterdir())
+        manifest = writer.finish(manifest, lambda done: report("checksums", done, total))
+    return BuildReport(
+        manifest,
+        source_bytes=checkpoint.total_bytes,
+        engine_bytes=sum(manifest.files[shard_name(rank)].size for rank in range(config.tp_size)),
+        num_weights=sum(math.prod(checkpoint.shape(name)) for name in used),
+    )
+
+
+def _rank_model(model: ModelConfig, config: BuildConfig, group_size: int | None, dtype: str, rank: int) -> Decoder:
+    return make_model(model, make_layout(config.quant, group_size, dtype, rank, config.tp_size))
+
+
+def _checkpoint_dtype(checkpoint: Checkpoint) -> Any:
+    """transformers writes `torch_dtype`, from version 5 on `dtype`."""
+    name = checkpoint.config.get("torch_dtype") or checkpoint.config.get("dtype")
+    if name not in ("float32", "bfloat16", "float16"):
+        raise CheckpointError(
+            f"config.json gives the dtype as {name!r}; choose one with --dtype float32, bfloat16 or float16."
+        )
+    return name
+
+
+def _group_size(config: BuildConfig, model: ModelConfig, dtype: str) -> int | None:
+    """The int4 group size: the one asked for, else the largest that every sharded matrix can be cut into."""
+    if config.quant != "int4":
+        if config.group_size is not None:
+            raise BuildError(f"--group-size {config.group_size} is for --quant int4 only, not for {config.quant}.")
+        return None
+    fitting, reason = [], ""
+    for size in GROUP_SIZES if config.group_size is None else (config.group_size,):
+        try:
+            for parameter in _rank_model(model, config, size, dtype, 0).parameters():
+                parameter.layout()
+        except BuildError as e:
+            reason = str(e)
+        else:
+            fitting.append(size)
+    if fitting:
+        return fitting[0]
+    if config.group_size is None:
+        raise BuildError(f"int4 cannot be used with tp_size={config.tp_size}: {reason}")
+    raise BuildError(f"{reason} Leave --group-size away to use the largest that fits.")
+
+
+def _check_tensors(checkpoint: Checkpoint, ranks: list[Decoder]) -> set[str]:
+    """The names of all tensors that the engine is made of. BuildError for one that the model would leave out."""
+    used = {piece.source for model in ranks for p in model.parameters() for piece in p.pieces if piece.source}
+    for name in sorted(used):
+        checkpoint.shape(name)  # CheckpointError names a missing one, before anything is written
+    config = ranks[0].config
+    left = [n for n in checkpoint.names() if n not in used and not n.endswith(NOT_WEIGHTS)]
+    if config.tie_embeddings:
+        left = [n for n in left if n != "lm_head.weight"]  # a copy of the table that some tools write
+    if left:
+        raise BuildError(
+            f"the checkpoint holds {len(left)} tensors that the family {config.family!r} does not use, {left[0]} among "
+            "them; an engine without them would answer wrongly."
+        )
+    return used
+
+
+def _write_shards(checkpoint: Checkpoint, ranks: list[Decoder], folder: Path, report: Progress) -> None:
+    with ExitStack() as open_files:
+        writers = []
+        for rank, model in enumerate(ranks):
+            specs = {n: TensorSpec(*spec) for p in model.parameters() for n, spec in p.layout().items()}
+            metadata = {"format": "pt", "rank": str(rank)}
+            writers.append(open_files.enter_context(TensorFileWriter(folder / shard_name(rank), specs, metadata)))
+        total = sum(spec.nbytes for w in writers for spec in w.specs.values())
+        done = 0
+        for model, writer in zip(ranks, writers, strict=True):
+            for parameter in model.parameters():
+                for name, row, band in parameter.pack(checkpoint):
+                    writer.write(name, row, band)
+                    done += band.nbytes
+                    report("weights", done, total)
+
+
+def _generation_defaults(checkpoint: Checkpoint) -> GenerationDefaults:
+    """generation_config.json, with the end-of-text ids of config.json where it names none."""
+    given = checkpoint.generation_config
+    eos = given.get("eos_token_id", checkpoint.config.get("eos_token_id"))
+    ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
+    if not all(type(i) is int for i in ids):
+        raise CheckpointError(f"generation_config.json gives eos_token_id as {eos!r}, which is no list of token ids.")
+    numbers = {key: given[key] for key in ("temperature", "top_p", "top_k") if isinstance(given.get(key), int | float)}
+    return GenerationDefaults(eos_token_ids=tuple(ids), **numbers)
+
+
+def _tokenizer_sha256(checkpoint: Checkpoint) -> str | None:
+    files = [f for f in checkpoint.tokenizer_files() if f.name.startswith("tokenizer.") or f.suffix == ".tiktoken"]
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest() if files else None
+
+
+def describe(report: BuildReport) -> list[tuple[str, str]]:
+    """The closing table's rows."""
+    m = report.manifest
+    scheme = m.quant if m.group_size is None else f"{m.quant}, groups of {m.group_size}"
+    ratio = report.engine_bytes / report.source_bytes
+    return [
+        ("model", f"{m.model_name} ({m.model.family})"),
+        ("weights", f"{report.num_weights / 1e6:,.1f} M"),
+        ("quantisation", f"{scheme}, activations {m.dtype}"),
+        ("ranks", f"{m.tp_size} × {m.device}"),
+        ("before", readable_bytes(report.source_bytes)),
+        ("after", f"{readable_bytes(report.engine_bytes)} ({ratio:.0%}), {report.bits_per_weight:.2f} bits per weight"),
+    ]

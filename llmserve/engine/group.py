@@ -1,0 +1,54 @@
+"""An engine's ranks as child processes of this one: start them, hear of their end, take them along when we go."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from types import TracebackType
+
+from llmserve.config import EngineConfig, Manifest
+from llmserve.engine.launch import RankOptions, rank_command, rank_environment
+
+STOP_PATIENCE = 5.0
+"""Seconds that ranks get to leave by themselves before they are killed."""
+
+
+class EngineGroup:
+    """Use as an async context manager: on leaving, no rank is left.
+
+    The ranks get a session of their own, so that Ctrl-C at the terminal reaches us alone and we can end them in order.
+    """
+
+    def __init__(self, engine: Path, config: EngineConfig, endpoint: str) -> None:
+        manifest = Manifest.read(engine)
+        self._command = rank_command(
+            RankOptions(engine=str(engine), config=config, endpoint=endpoint), manifest.tp_size
+        )
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def __aenter__(self) -> EngineGroup:
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command, env=rank_environment(), stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+        )
+        return self
+
+    async def wait(self) -> int:
+        """The exit code of the ranks, once they have ended."""
+        assert self._process is not None
+        return await self._process.wait()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._process is not None
+        try:
+            await asyncio.wait_for(self._process.wait(), STOP_PATIENCE)
+        except asyncio.TimeoutError:
+            os.killpg(self._process.pid, signal.SIGTERM)  # mpirun kills its ranks, which have sessions of their own
+            try:
+                await asyncio.wait_for(self._process.wait(), STOP_PATIENCE)
+            except asyncio.TimeoutError:
+                os.killpg(self._process.pid, signal.SIGKILL)
+                await self._process.wait()

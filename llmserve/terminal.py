@@ -1,0 +1,154 @@
+"""`llmserve generate` and `llmserve chat`: an engine and a terminal, with no server between them."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from llmserve.config import EngineConfig, Manifest
+from llmserve.engine.group import EngineGroup
+from llmserve.errors import EngineDeadError, EngineDirError, LlmserveError, RequestError
+from llmserve.logs import setup_logging
+from llmserve.request import Finish, SamplingParams
+from llmserve.server.engine_client import EngineClient
+from llmserve.tokenizer import Detokenizer, Tokenizer
+
+
+class Session:
+    """A running engine and its tokenizer."""
+
+    def __init__(self, client: EngineClient, tokenizer: Tokenizer, manifest: Manifest, max_model_len: int) -> None:
+        self.tokenizer = tokenizer
+        self._client = client
+        self._manifest = manifest
+        self._max_model_len = max_model_len
+
+    async def stream(
+        self, prompt: list[int], *, max_tokens: int | None, temperature: float, seed: int, continues_text: bool
+    ) -> AsyncIterator[str]:
+        """The answer's text as it comes."""
+        left = self._max_model_len - len(prompt)
+        if left < 1:
+            raise RequestError(
+                f"the prompt has {len(prompt)} tokens and the model takes {self._max_model_len}; shorten it."
+            )
+        generation = self._manifest.generation
+        sampling = SamplingParams(
+            max_tokens=min(max_tokens or left, left),
+            temperature=temperature,
+            top_p=generation.top_p or 1.0,
+            top_k=generation.top_k or 0,
+            seed=seed,
+            stop_token_ids=frozenset(generation.eos_token_ids),
+        )
+        detokenizer = Detokenizer(self.tokenizer, continues_text=continues_text)
+        events = self._client.submit([(tuple(prompt), sampling)])
+        try:
+            async for event in events:
+                if event.finish is Finish.ERROR:
+                    raise EngineDeadError(event.error or "the engine failed.")
+                if event.token is not None and event.finish is not Finish.STOP:
+                    yield detokenizer.feed(event.token)
+            yield detokenizer.end()
+        finally:
+            events.close()
+
+
+@asynccontextmanager
+async def open_session(engine: Path, config: EngineConfig) -> AsyncIterator[Session]:
+    manifest = Manifest.read(engine)
+    if manifest.tokenizer_sha256 is None:
+        raise EngineDirError(f"{engine} has no tokenizer, so it has no text; serve it and send token ids.")
+    with tempfile.TemporaryDirectory(prefix="llmserve-") as folder:
+        endpoint = f"ipc://{folder}/engine"
+        async with EngineClient(endpoint) as client, EngineGroup(engine, config, endpoint) as group:
+            watch = asyncio.create_task(_report_end(group, client))
+            ready = await client.wait_ready()
+            yield Session(client, Tokenizer.load(engine), manifest, ready.max_model_len)
+            client.drain(0)
+            await client.ended.wait()
+            watch.cancel()
+
+
+async def _report_end(group: EngineGroup, client: EngineClient) -> None:
+    code = await group.wait()
+    client.engine_died(f"the engine ended with exit code {code}; its messages are above.")
+
+
+def generate_text(
+    engine: Path, config: EngineConfig, prompt: str, *, max_tokens: int, temperature: float, seed: int
+) -> int:
+    async def work() -> None:
+        async with open_session(engine, config) as session:
+            ids = session.tokenizer.encode(prompt, add_special_tokens=True)
+            await _print_stream(
+                session.stream(
+                    ids, max_tokens=max_tokens, temperature=temperature, seed=seed, continues_text=True
+                )
+            )
+
+    return _run(work)
+
+
+def chat_in_terminal(
+    engine: Path, config: EngineConfig, system: str | None, *, max_tokens: int | None, temperature: float, seed: int
+) -> int:
+    async def work() -> None:
+        async with open_session(engine, config) as session:
+            template = session.tokenizer.chat_template
+            if template is None:
+                raise EngineDirError(f"{engine} has no chat template; use `llmserve generate` instead.")
+            messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+            while (line := await asyncio.to_thread(_read_line)) is not None:
+                if not line.strip():
+                    continue
+                messages.append({"role": "user", "content": line})
+                ids = session.tokenizer.encode(template.render(messages), add_special_tokens=False)
+                try:
+                    answer = await _print_stream(
+                        session.stream(
+                            ids, max_tokens=max_tokens, temperature=temperature, seed=seed, continues_text=False
+                        )
+                    )
+                    messages.append({"role": "assistant", "content": answer})
+                except RequestError as e:
+                    messages.pop()
+                    print(f"{e}", file=sys.stderr)
+
+    return _run(work)
+
+
+def _read_line() -> str | None:
+    """The next line the user types; None at its end (Ctrl-D)."""
+    try:
+        return input("> " if sys.stdin.isatty() else "")
+    except EOFError:
+        return None
+
+
+async def _print_stream(pieces: AsyncIterator[str]) -> str:
+    text = ""
+    async for piece in pieces:
+        print(piece, end="", flush=True)
+        text += piece
+    print()
+    return text
+
+
+def _run(work: Callable[[], Coroutine[Any, Any, None]]) -> int:
+    """To the end, or to Ctrl-C; the engine is stopped in both cases."""
+    setup_logging("WARNING")
+    try:
+        asyncio.run(work())
+    except KeyboardInterrupt:
+        print()
+        return 130
+    except LlmserveError as e:
+        print(f"llmserve: {e}", file=sys.stderr)
+        return 1
+    return 0
