@@ -19,6 +19,7 @@ ENGINE_FORMAT = 1
 DType = Literal["float32", "bfloat16", "float16"]
 Device = Literal["cpu", "cuda"]
 Quant = Literal["none", "int8", "int4"]
+MAX_TP_SIZE = 64
 
 
 class Frozen(BaseModel):
@@ -67,7 +68,7 @@ class BuildConfig(Frozen):
 
     quant: Quant = "none"
     group_size: int | None = None  # None: the largest of 128, 64, 32 that divides every sharded matrix
-    tp_size: int = Field(default=1, ge=1, le=64)
+    tp_size: int = Field(default=1, ge=1, le=MAX_TP_SIZE)
     dtype: DType | Literal["auto"] = "auto"  # auto: the checkpoint's
     device: Device = "cpu"
 

@@ -19,7 +19,7 @@ from llmserve.checkpoint.disk import readable_bytes
 from llmserve.checkpoint.engine_dir import EngineDirWriter, shard_name
 from llmserve.checkpoint.source import Checkpoint
 from llmserve.checkpoint.tensor_file import TensorFileWriter, TensorSpec
-from llmserve.config import BuildConfig, GenerationDefaults, Manifest, ModelConfig
+from llmserve.config import MAX_TP_SIZE, BuildConfig, GenerationDefaults, Manifest, ModelConfig
 from llmserve.errors import BuildError, CheckpointError
 from llmserve.layers.layout import make_layout
 from llmserve.models import make_model, read_config
@@ -31,6 +31,9 @@ Progress = Callable[[str, int, int], None]
 
 NOT_WEIGHTS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 """Endings of tensors that old checkpoints hold and that are computed, not learned."""
+
+TIED_HEAD = "lm_head.weight"
+"""What a tied head is called where a checkpoint holds it although it is the embedding table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ def build_engine(
     report = progress or (lambda phase, done, total: None)
     model = read_config(checkpoint.config)
     dtype = config.dtype if config.dtype != "auto" else _checkpoint_dtype(checkpoint)
-    group_size = _group_size(config, model, dtype)
+    group_size = _group_size(model, config, dtype)
     ranks = [_rank_model(model, config, group_size, dtype, rank) for rank in range(config.tp_size)]
     used = _check_tensors(checkpoint, ranks)
     manifest = Manifest(
@@ -97,26 +100,48 @@ def _checkpoint_dtype(checkpoint: Checkpoint) -> Any:
     return name
 
 
-def _group_size(config: BuildConfig, model: ModelConfig, dtype: str) -> int | None:
-    """The int4 group size: the one asked for, else the largest that every sharded matrix can be cut into."""
-    if config.quant != "int4":
-        if config.group_size is not None:
-            raise BuildError(f"--group-size {config.group_size} is for --quant int4 only, not for {config.quant}.")
-        return None
-    fitting, reason = [], ""
-    for size in GROUP_SIZES if config.group_size is None else (config.group_size,):
+def _group_size(model: ModelConfig, config: BuildConfig, dtype: str) -> int | None:
+    """The int4 group size: the one asked for, else the largest that every sharded matrix can be cut into.
+
+    BuildError says what cannot be cut as `config` wants it, and what to choose instead.
+    """
+    if config.quant != "int4" and config.group_size is not None:
+        raise BuildError(f"--group-size {config.group_size} is for --quant int4 only, not for {config.quant}.")
+    try:
+        return _fitting_group_size(model, config, dtype)
+    except BuildError as e:
+        raise BuildError(f"{str(e).removesuffix('.')}; {_what_fits(model, config, dtype)}.") from None
+
+
+def _fitting_group_size(model: ModelConfig, config: BuildConfig, dtype: str) -> int | None:
+    """Found by trying, as what can be cut is for the layers to say. BuildError where nothing fits."""
+    sizes: tuple[int | None, ...] = GROUP_SIZES if config.quant == "int4" else (None,)
+    reason = ""
+    for size in sizes if config.group_size is None else (config.group_size,):
         try:
-            for parameter in _rank_model(model, config, size, dtype, 0).parameters():
+            for parameter in _rank_model(model, config, size, dtype, rank=0).parameters():
                 parameter.layout()
+            return size
         except BuildError as e:
             reason = str(e)
-        else:
-            fitting.append(size)
-    if fitting:
-        return fitting[0]
-    if config.group_size is None:
-        raise BuildError(f"int4 cannot be used with tp_size={config.tp_size}: {reason}")
-    raise BuildError(f"{reason} Leave --group-size away to use the largest that fits.")
+    raise BuildError(reason)
+
+
+def _what_fits(model: ModelConfig, config: BuildConfig, dtype: str) -> str:
+    """The least change to `config` that can be built."""
+
+    def fits(**change: Any) -> bool:
+        try:
+            _fitting_group_size(model, config.model_copy(update=change), dtype)
+        except BuildError:
+            return False
+        return True
+
+    if config.group_size is not None and fits(group_size=None):
+        return "leave --group-size away to use the largest that fits"
+    if sizes := [n for n in range(1, min(model.num_heads, MAX_TP_SIZE) + 1) if fits(tp_size=n)]:
+        return f"choose a tp_size among {', '.join(map(str, sizes))}"
+    return "use --quant int8" if fits(quant="int8", group_size=None) else "use --quant int8 and tp_size=1"
 
 
 def _check_tensors(checkpoint: Checkpoint, ranks: list[Decoder]) -> set[str]:
@@ -126,14 +151,29 @@ def _check_tensors(checkpoint: Checkpoint, ranks: list[Decoder]) -> set[str]:
         checkpoint.shape(name)  # CheckpointError names a missing one, before anything is written
     config = ranks[0].config
     left = [n for n in checkpoint.names() if n not in used and not n.endswith(NOT_WEIGHTS)]
-    if config.tie_embeddings:
-        left = [n for n in left if n != "lm_head.weight"]  # a copy of the table that some tools write
+    if config.tie_embeddings and TIED_HEAD in left:
+        _check_tied_head(checkpoint, ranks[0].embedding.table.pieces[0].source)
+        left.remove(TIED_HEAD)
     if left:
         raise BuildError(
-            f"the checkpoint holds {len(left)} tensors that the family {config.family!r} does not use, {left[0]} among "
-            "them; an engine without them would answer wrongly."
+            f"the checkpoint holds tensors that the family {config.family!r} does not use ({left[0]}, {len(left)} in "
+            "all); an engine without them would answer wrongly."
         )
     return used
+
+
+def _check_tied_head(checkpoint: Checkpoint, table: str | None) -> None:
+    """Some tools write a tied head as well. It has to be the table, or config.json is wrong and so would we be."""
+    assert table is not None
+    rows = checkpoint.shape(table)[0]
+    bands = [(start, min(start + 1024, rows)) for start in range(0, rows, 1024)]
+    if checkpoint.shape(TIED_HEAD) != checkpoint.shape(table) or not all(
+        checkpoint.rows(TIED_HEAD, *band).float().equal(checkpoint.rows(table, *band).float()) for band in bands
+    ):
+        raise BuildError(
+            f"config.json says tie_word_embeddings=True, but {TIED_HEAD} is not equal to {table}; correct the one or "
+            "remove the other."
+        )
 
 
 def _write_shards(checkpoint: Checkpoint, ranks: list[Decoder], folder: Path, report: Progress) -> None:

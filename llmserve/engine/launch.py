@@ -1,13 +1,14 @@
-"""Starting processes: the ranks of an engine under the installed MPI, or the front beside rank 0. Standard library only."""
+"""Starting processes: the ranks of an engine under the installed MPI, or the front beside rank 0. Nothing heavy is imported."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
 from pathlib import Path
 
-from llmserve.config import EngineConfig, Frozen
+from llmserve.config import EngineConfig, Frozen, ServerConfig
 from llmserve.errors import ConfigError
 
 
@@ -34,6 +35,20 @@ def rank_command(options: RankOptions, tp_size: int) -> list[str]:
     if os.geteuid() == 0:
         command.append("--allow-run-as-root")
     return [*command, *rank]
+
+
+def front_command(engine: Path, endpoint: str, server: ServerConfig) -> list[str]:
+    """The command that runs the front of an engine which will connect to `endpoint`."""
+    options = {"engine": str(engine), "endpoint": endpoint, "server": server.model_dump()}
+    return [sys.executable, "-m", "llmserve.server.main", json.dumps(options)]
+
+
+def allowed_cores() -> set[int]:
+    """The cores this job may use. mpirun may bind a rank to one of them; mpirun itself, our parent, is not bound."""
+    try:
+        return os.sched_getaffinity(os.getppid()) | os.sched_getaffinity(0)
+    except OSError:
+        return os.sched_getaffinity(0)
 
 
 def find_mpirun() -> str:

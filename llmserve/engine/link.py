@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from types import FrameType
 
 import zmq
@@ -24,31 +25,36 @@ class FrontGoneError(LlmserveError):
 
 
 class FrontLink:
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, front: subprocess.Popen[bytes] | None = None) -> None:
+        """`front`: its process, where we started it; the endpoint need not exist yet."""
+        self._front = front
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PAIR)
         self._socket.linger = LINGER_MS
-        self._socket.reconnect_ivl = -1  # a front that is gone does not come back under this name
         # Unbounded, so that a step never blocks on the front; what can pile up is bounded by the requests in flight.
         self._socket.sndhwm = 0
         self._socket.rcvhwm = 0
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._socket.connect(endpoint)
         self.signals = 0
-        self._signal_read, self._signal_write = os.pipe()
-        os.set_blocking(self._signal_write, False)
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
         self._poller = zmq.Poller()
-        for source in (self._socket, self._monitor, self._signal_read):
+        for source in (self._socket, self._monitor, self._wake_read):
             self._poller.register(source, zmq.POLLIN)
+        signal.signal(signal.SIGCHLD, self._wake)
 
     def watch(self, *numbers: int) -> None:
         """Count these signals in `signals`, and wake `receive`, instead of dying of them."""
         for number in numbers:
-            signal.signal(number, self._on_signal)
+            signal.signal(number, self._count)
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def _count(self, number: int, frame: FrameType | None) -> None:
         self.signals += 1
-        os.write(self._signal_write, b"!")
+        self._wake(number, frame)
+
+    def _wake(self, number: int, frame: FrameType | None) -> None:
+        os.write(self._wake_write, b"!")
 
     def send(self, message: ToFront) -> None:
         self._socket.send(encode(message))
@@ -59,18 +65,22 @@ class FrontLink:
         Raises FrontGoneError when the front has died.
         """
         ready = dict(self._poller.poll(None if timeout is None else timeout * 1000))
-        if self._signal_read in ready:
-            os.read(self._signal_read, 4096)
+        if self._wake_read in ready:
+            os.read(self._wake_read, 4096)
         messages: list[ToEngine] = []
         while self._socket.poll(0):
             messages.append(decode_to_engine(self._socket.recv()))
         if self._monitor in ready:
             recv_monitor_message(self._monitor)
             raise FrontGoneError("the front is gone (its connection closed).")
+        if self._front and self._front.poll() is not None:
+            raise FrontGoneError(f"the front ended with exit code {self._front.returncode}.")
         return messages
 
     def close(self) -> None:
         """Deliver what was sent (within LINGER_MS), then let go."""
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._socket.disable_monitor()
+        self._monitor.close(linger=0)
         self._socket.close()
         self._context.term()

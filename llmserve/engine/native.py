@@ -10,6 +10,7 @@ from array import array
 from llmserve.comm import Comm
 from llmserve.config import EngineConfig
 from llmserve.engine.messages import Stats
+from llmserve.errors import RequestError
 from llmserve.request import Finish, Request, TokenEvent
 from llmserve.runtime.kv_cache import KVPlan
 from llmserve.runtime.model_runner import ModelRunner
@@ -38,6 +39,9 @@ class NativeEngine:
 
     def submit(self, request: Request) -> None:
         """RequestError where it can never be served; it then gets no event."""
+        last = self._runner.vocab_size - 1
+        if request.prompt and not 0 <= min(request.prompt) <= max(request.prompt) <= last:
+            raise RequestError(f"The prompt holds a token id that is not within 0 … {last}.", param="prompt")
         self._scheduler.add(request)
 
     def abort(self, request_id: int) -> TokenEvent | None:

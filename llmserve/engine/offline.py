@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ class OfflineEngine:
         config = config or EngineConfig()
         directory = EngineDir.open(engine)
         directory.check_ranks(1)
-        use_threads(config.threads, 1)
+        use_threads(config.threads, os.sched_getaffinity(0), 1)
         comm = SoloComm()
         runner, kv = load_runner(directory, config, comm, device_of(directory.manifest, 0))
         self.engine = NativeEngine(runner, kv, comm, config)

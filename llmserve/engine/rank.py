@@ -20,7 +20,7 @@ from llmserve.comm.mpi import MpiComm
 from llmserve.comm.nccl import NcclComm
 from llmserve.comm.solo import SoloComm
 from llmserve.config import EngineConfig
-from llmserve.engine.launch import RankOptions, launched_by_mpi
+from llmserve.engine.launch import RankOptions, allowed_cores, launched_by_mpi
 from llmserve.engine.link import FrontGoneError, FrontLink
 from llmserve.engine.messages import Failed, Loading, Ready
 from llmserve.engine.native import NativeEngine, worker_loop
@@ -42,14 +42,13 @@ BytesDone = Callable[[int], None]
 class Rank:
     """This process among the ranks of one engine. Raises LlmserveError in one sentence where they do not fit it."""
 
-    def __init__(self, engine: Path, config: EngineConfig) -> None:
-        mpi = MpiComm() if launched_by_mpi() else None
+    def __init__(self, engine: Path, config: EngineConfig, mpi: MpiComm | None) -> None:
         self.index = mpi.rank if mpi else 0
         self.config = config
         self.directory = EngineDir.open(engine)
         self.directory.check_ranks(mpi.size if mpi else 1)
         self.device = device_of(self.directory.manifest, mpi.local_rank if mpi else 0)
-        self.threads = use_threads(config.threads, mpi.local_size if mpi else 1)
+        self.threads = use_threads(config.threads, allowed_cores(), mpi.local_size if mpi else 1)
         self.comm: Comm = mpi or SoloComm()
         if mpi and mpi.size > 1 and self.device.type == "cuda":
             self.comm = NcclComm(mpi, self.device)
@@ -95,9 +94,8 @@ class Rank:
         worker_loop(self.comm, runner)
 
 
-def run_rank(rank: Rank, endpoint: str, shutdown_timeout: float) -> int:
-    """Lead or follow; where that fails, say why and end all ranks."""
-    link = FrontLink(endpoint) if rank.index == 0 else None
+def run_rank(rank: Rank, link: FrontLink | None, shutdown_timeout: float) -> int:
+    """Lead (with a link) or follow; where that fails, say why and end all ranks."""
     try:
         if link:
             link.watch(*STOP_SIGNALS)
@@ -119,16 +117,26 @@ def run_rank(rank: Rank, endpoint: str, shutdown_timeout: float) -> int:
     return 1
 
 
+def join(engine: Path, config: EngineConfig) -> Rank | None:
+    """This process as a rank of the engine; None, said once, where it cannot be one. Every rank finds the same."""
+    mpi = MpiComm() if launched_by_mpi() else None
+    try:
+        return Rank(engine, config, mpi)
+    except LlmserveError as e:
+        if mpi is None or mpi.rank == 0:
+            log.error("%s", e)
+        return None
+
+
 def main() -> int:
     """`python -m llmserve.engine.rank OPTIONS`, started by whoever holds the front."""
     setup_logging()
     options = RankOptions.model_validate_json(sys.argv[1])
-    try:
-        rank = Rank(Path(options.engine), options.config)
-    except LlmserveError as e:
-        log.error("%s", e)
+    rank = join(Path(options.engine), options.config)
+    if rank is None:
         return 1
-    return run_rank(rank, options.endpoint, shutdown_timeout=0)
+    link = FrontLink(options.endpoint) if rank.index == 0 else None
+    return run_rank(rank, link, shutdown_timeout=0)
 
 
 if __name__ == "__main__":

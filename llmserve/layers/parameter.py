@@ -76,7 +76,12 @@ class Parameter:
             self._check(piece, source)
             for start in range(piece.start, piece.stop, step):
                 stop = min(start + step, piece.stop)
-                for suffix, rows in self.scheme.pack(self._band(source, piece, start, stop)).items():
+                band = self._band(source, piece, start, stop)
+                try:
+                    packed = self.scheme.pack(band)
+                except BuildError as e:
+                    raise BuildError(f"{piece.source}: {e}") from None
+                for suffix, rows in packed.items():
                     yield f"{self.name}.{suffix}", at, rows
                 at += stop - start
 

@@ -5,6 +5,7 @@ A value that would change the computation and is not implemented is an error tha
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from llmserve.config import ModelConfig, Rope
@@ -20,6 +21,10 @@ class HfConfig:
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.values = values
+
+    def with_defaults(self, **defaults: Any) -> HfConfig:
+        """What transformers takes for a key that is absent; null stays null, which is not the same to it."""
+        return HfConfig({**defaults, **self.values})
 
     def get(self, key: str, kind: type, default: Any = ...) -> Any:
         """`default` where the key is absent or null; without one, that is an error. Booleans are not numbers."""
@@ -40,34 +45,68 @@ class HfConfig:
             raise CheckpointError(f"config.json says {key}={value}; it must be at least 1.")
         return value
 
+    def positive(self, key: str, default: Any = ...) -> float:
+        value = self.get(key, float, default)
+        if not 0 < value < math.inf:
+            raise CheckpointError(f"config.json says {key}={value}; it must be a number above 0.")
+        return value
+
     def require(self, key: str, *allowed: Any) -> None:
         """The key is absent, null or one of the values we compute."""
         value = self.values.get(key)
         if value is not None and value not in allowed:
-            raise CheckpointError(
-                f"config.json says {key}={value!r}, which llmserve does not implement; it computes {key}={allowed[0]!r}."
-            )
+            known = f"; it computes {key}={allowed[0]!r}" if allowed else ""
+            raise CheckpointError(f"config.json says {key}={value!r:.200}, which llmserve does not implement{known}.")
 
-    def rope(self, default_theta: float = 10000.0) -> Rope:
+    def windows(self, size: int | None, first: int = 0) -> tuple[int | None, ...]:
+        """Each layer's sliding window: `size` where `layer_types` says so; without that, from layer `first` on."""
+        layers = self.count("num_hidden_layers")
+        kinds = self.get("layer_types", list, None)
+        if kinds is None:
+            return tuple(size if i >= first else None for i in range(layers))
+        windows: dict[Any, int | None] = {"full_attention": None}
+        if size is not None:
+            windows["sliding_attention"] = size
+        if unknown := [kind for kind in kinds if kind not in windows]:
+            raise CheckpointError(
+                f"config.json says {unknown[0]!r} in layer_types; with its other keys llmserve computes only "
+                f"{' and '.join(windows)}."
+            )
+        if len(kinds) != layers:
+            raise CheckpointError(f"config.json has {len(kinds)} layer_types for num_hidden_layers={layers}.")
+        return tuple(windows[kind] for kind in kinds)
+
+    def rope(self) -> Rope:
         """`rope_theta` with `rope_scaling`, or transformers 5's `rope_parameters`, which holds both."""
-        scaling = self.get("rope_parameters", dict, None) or self.get("rope_scaling", dict, None) or {}
+        scaling = self.get("rope_scaling", dict, None) or self.get("rope_parameters", dict, None) or {}
         inner = HfConfig(scaling)
-        theta = inner.get("rope_theta", float, None) or self.get("rope_theta", float, default_theta)
+        if nested := [key for key, value in scaling.items() if isinstance(value, dict)]:
+            raise CheckpointError(
+                f"config.json has a rope of its own for {' and for '.join(nested)}; llmserve computes one for all layers."
+            )
+        theta = inner.positive("rope_theta", self.positive("rope_theta", 10000.0))
         self.require("partial_rotary_factor", 1.0)
         inner.require("partial_rotary_factor", 1.0)
         kind = scaling.get("rope_type") or scaling.get("type") or "default"
         if kind == "default":
             return Rope(theta=theta)
         if kind == "linear":
-            return Rope(theta=theta, kind="linear", factor=inner.get("factor", float))
+            return Rope(theta=theta, kind="linear", factor=inner.positive("factor"))
         if kind == "llama3":
+            original = inner.count("original_max_position_embeddings")
+            self.require("original_max_position_embeddings", original)  # some files say it here too
+            low, high = inner.positive("low_freq_factor"), inner.positive("high_freq_factor")
+            if low >= high:
+                raise CheckpointError(
+                    f"config.json says low_freq_factor={low} and high_freq_factor={high}; the first must be smaller."
+                )
             return Rope(
                 theta=theta,
                 kind="llama3",
-                factor=inner.get("factor", float),
-                low_freq_factor=inner.get("low_freq_factor", float),
-                high_freq_factor=inner.get("high_freq_factor", float),
-                original_max_position=inner.count("original_max_position_embeddings"),
+                factor=inner.positive("factor"),
+                low_freq_factor=low,
+                high_freq_factor=high,
+                original_max_position=original,
             )
         raise CheckpointError(
             f"config.json asks for rope scaling {kind!r}, which llmserve does not implement; it computes default, "
@@ -78,8 +117,10 @@ class HfConfig:
 def decoder_config(hf: HfConfig, family: str, *, qkv_bias: bool, o_bias: bool, mlp_bias: bool, qk_norm: bool,
                    windows: tuple[int | None, ...]) -> ModelConfig:  # fmt: skip
     """What Llama-like families have in common; the keyword arguments are where they differ."""
-    hf.require("hidden_act", "silu")
+    hf.require("hidden_act", "silu", "swish")
     hf.require("quantization_config")
+    hf.require("dual_chunk_attention_config")  # Qwen2.5-1M
+    hf.require("use_mrope", False)
     heads = hf.count("num_attention_heads")
     hidden = hf.count("hidden_size")
     kv_heads = hf.count("num_key_value_heads", heads)
@@ -101,7 +142,7 @@ def decoder_config(hf: HfConfig, family: str, *, qkv_bias: bool, o_bias: bool, m
         num_kv_heads=kv_heads,
         head_dim=head_dim,
         max_position=hf.count("max_position_embeddings"),
-        norm_eps=hf.get("rms_norm_eps", float, 1e-6),
+        norm_eps=hf.positive("rms_norm_eps", 1e-6),
         rope=hf.rope(),
         tie_embeddings=hf.get("tie_word_embeddings", bool, False),
         qkv_bias=qkv_bias,

@@ -8,6 +8,7 @@ from llmserve.models.hf import HfConfig, decoder_config, llama_like_sources
 
 
 def read_config(hf: HfConfig) -> ModelConfig:
+    hf.require("sliding_window")
     attention_bias = hf.get("attention_bias", bool, False)
     return decoder_config(
         hf,
@@ -16,7 +17,7 @@ def read_config(hf: HfConfig) -> ModelConfig:
         o_bias=attention_bias,
         mlp_bias=hf.get("mlp_bias", bool, False),
         qk_norm=False,
-        windows=(None,) * hf.count("num_hidden_layers"),
+        windows=hf.windows(None),
     )
 
 

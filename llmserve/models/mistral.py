@@ -8,6 +8,7 @@ from llmserve.models.hf import HfConfig, decoder_config, llama_like_sources
 
 
 def read_config(hf: HfConfig) -> ModelConfig:
+    hf = hf.with_defaults(num_key_value_heads=8, sliding_window=4096)
     return decoder_config(
         hf,
         "mistral",
@@ -15,7 +16,7 @@ def read_config(hf: HfConfig) -> ModelConfig:
         o_bias=False,
         mlp_bias=False,
         qk_norm=False,
-        windows=(hf.count("sliding_window", None),) * hf.count("num_hidden_layers"),
+        windows=hf.windows(hf.count("sliding_window", None)),
     )
 
 

@@ -6,18 +6,19 @@ from llmserve.config import ModelConfig
 from llmserve.models import Family
 from llmserve.models.hf import HfConfig, decoder_config, llama_like_sources
 
+DEFAULTS = {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}
+"""Of transformers' Qwen configurations, for config.json files that leave keys away."""
+
 
 def sliding_windows(hf: HfConfig) -> tuple[int | None, ...]:
     """Qwen's windows are off unless `use_sliding_window`; then the layers from `max_window_layers` on have one."""
-    layers = hf.count("num_hidden_layers")
     if not hf.get("use_sliding_window", bool, False):
-        return (None,) * layers
-    window = hf.count("sliding_window")
-    first = hf.get("max_window_layers", int, 28)
-    return tuple(window if i >= first else None for i in range(layers))
+        return hf.windows(None)
+    return hf.windows(hf.count("sliding_window", None), hf.get("max_window_layers", int))
 
 
 def read_config(hf: HfConfig) -> ModelConfig:
+    hf = hf.with_defaults(**DEFAULTS)
     return decoder_config(
         hf, "qwen2", qkv_bias=True, o_bias=False, mlp_bias=False, qk_norm=False, windows=sliding_windows(hf)
     )

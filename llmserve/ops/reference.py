@@ -72,9 +72,11 @@ class ReferenceOps:
         return F.linear(x, weight, bias)
 
     def linear_int8(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-        # The scale is common to a row of W, so it can be applied to the outputs: one pass over W less.
-        out = (F.linear(x, weight.to(x.dtype)) * scale).to(x.dtype)
-        return out if bias is None else out + bias
+        # The scale is common to a row of W, so it can be applied to the outputs: one pass over W less. But fp16 cannot
+        # hold them before that: its largest number is 65504, and q alone goes to 127.
+        wide = torch.float32 if x.dtype == torch.float16 else x.dtype
+        out = F.linear(x.to(wide), weight.to(wide)) * scale
+        return (out if bias is None else out + bias).to(x.dtype)
 
     def linear_int4(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, unpack_int4(weight, scale).to(x.dtype), bias)

@@ -1,7 +1,8 @@
 """int4, symmetric, one fp16 scale per group of consecutive columns of a row: W ≈ q · s, q in -8 … 7.
 
 The scale of a group is the one of a few candidates below max|group| / 7 with the least squared error: clipping the
-largest weight a little often costs less than rounding all the others coarsely.
+largest weight a little often costs less than rounding all the others coarsely. A group whose weights are all within
+2e-7 of zero becomes zero, as fp16 has no scale for it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ class Int4:
         }
 
     def pack(self, weight: Tensor) -> dict[str, Tensor]:
+        largest = float(weight.abs().max())
+        if largest > torch.finfo(torch.float16).max:
+            raise BuildError(f"weights as large as {largest:.3g} cannot be stored in int4; use --quant int8.")
         groups = weight.float().unflatten(1, (-1, self.group_size))  # [n, groups, g]
         full = groups.abs().amax(dim=2) / 7
         best_q = torch.zeros_like(groups)

@@ -21,7 +21,7 @@ class Int8:
         wide = weight.float()
         scale = wide.abs().amax(dim=1) / 127
         # A row of zeros (vocabulary padding) has scale 0; any divisor gives its zeros back.
-        q = torch.round(wide / scale.where(scale > 0, 1)[:, None])
+        q = torch.round(wide / scale.where(scale > 0, 1)[:, None]).clamp_(-127, 127)
         return {"weight": q.to(torch.int8), "scale": scale}
 
     def matmul(self, ops: Ops, x: Tensor, stored: Mapping[str, Tensor], bias: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from llmserve.errors import BuildError
 from llmserve.ops import Ops
 
 
@@ -20,7 +21,11 @@ class Plain:
         return {"weight": ((rows,) if cols is None else (rows, cols), self.dtype)}
 
     def pack(self, weight: Tensor) -> dict[str, Tensor]:
-        return {"weight": weight.to(self.dtype)}
+        stored = weight.to(self.dtype)
+        if not stored.isfinite().all():
+            largest, name = float(weight.abs().max()), str(self.dtype).removeprefix("torch.")
+            raise BuildError(f"weights as large as {largest:.3g} cannot be stored in {name}; use --dtype float32.")
+        return {"weight": stored}
 
     def matmul(self, ops: Ops, x: Tensor, stored: Mapping[str, Tensor], bias: Tensor | None) -> Tensor:
         return ops.linear(x, stored["weight"], bias)

@@ -20,19 +20,10 @@ from llmserve.runtime.model_runner import ModelRunner
 log = logging.getLogger("llmserve.runtime")
 
 
-def use_threads(wanted: int | None, local_size: int) -> int:
-    """Give this rank its threads; the ranks of a host share its cores unless --threads says otherwise.
-
-    Open MPI binds each of up to two ranks to one core unless told not to. The launcher itself is not bound, so its
-    mask is what the user allowed; a rank takes that.
-    """
-    try:
-        allowed = os.sched_getaffinity(os.getppid())
-    except OSError:
-        allowed = os.sched_getaffinity(0)
-    if local_size > 1:
-        os.sched_setaffinity(0, allowed | os.sched_getaffinity(0))
-    threads = wanted or max(1, len(os.sched_getaffinity(0)) // local_size)
+def use_threads(wanted: int | None, cores: set[int], local_size: int) -> int:
+    """Give this rank its threads, on any of `cores`; the ranks of a host share them unless --threads says otherwise."""
+    os.sched_setaffinity(0, cores)
+    threads = wanted or max(1, len(cores) // local_size)
     torch.set_num_threads(threads)
     return threads
 

@@ -18,6 +18,7 @@ from llmserve.scheduler.plan import StepPlan
 class ModelRunner:
     def __init__(self, model: Decoder, env: Env, cache: Tensor, kv: KVPlan, max_num_seqs: int) -> None:
         """`cache`: [layers, 2, blocks, block_size, kv_heads, head_dim], uninitialised; see kv_cache.allocate."""
+        self.vocab_size = model.config.vocab_size
         self._model = model
         self._env = env
         self._cache = cache

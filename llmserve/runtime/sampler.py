@@ -49,7 +49,7 @@ def _sample_row(row: Tensor, want: Want, best: int) -> Sampled:
     params = want.params
     candidates = row
     if params.stop_token_ids and want.num_generated < params.min_tokens:
-        stops = [t for t in params.stop_token_ids if t < len(row)]
+        stops = [t for t in params.stop_token_ids if 0 <= t < len(row)]
         candidates = row.clone()
         candidates[stops] = -torch.inf
         best = int(candidates.argmax())

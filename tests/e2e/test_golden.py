@@ -17,7 +17,7 @@ FAMILIES = ("qwen2", "qwen2-tied", "qwen3", "llama", "llama3-rope-scaling", "mis
 @pytest.mark.parametrize("tp", (1, 2))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_ids_over_http_are_the_reference(family: str, tp: int, build: Build, tmp_path: Path) -> None:
-    source = shared("golden", family)
+    source = shared(f"golden/{family}")
     golden = json.loads((source / "golden.json").read_text())
     engine = build(source, "--quant", "none", "--dtype", "float32", "--tp-size", str(tp))
     with serving(engine, tmp_path / "log", ranks=tp) as server:
@@ -33,7 +33,7 @@ def test_greedy_ids_over_http_are_the_reference(family: str, tp: int, build: Bui
 
 @pytest.mark.parametrize("name", ("stories260K-hf", "zh-poem-hf"))
 def test_text_over_http_is_the_reference_streaming_and_not(name: str, build: Build, tmp_path: Path) -> None:
-    source = shared("models", name)
+    source = shared(f"models/{name}")
     engine = build(source, "--quant", "none", "--dtype", "float32", "--tp-size", "2")
     with serving(engine, tmp_path / "log", ranks=2) as server:
         for prompt, expected in json.loads((source / "golden.json").read_text()).items():

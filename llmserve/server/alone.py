@@ -1,0 +1,23 @@
+"""`llmserve run ENGINE` by itself: the front is the parent, and starts the engine's ranks under the installed MPI."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+from llmserve.config import EngineConfig, ServerConfig
+from llmserve.engine.group import EngineGroup
+from llmserve.server.main import FrontConfig, serve
+
+
+def run_alone(engine: Path, config: EngineConfig, server: ServerConfig) -> int:
+    """Returns the exit code."""
+    with tempfile.TemporaryDirectory(prefix="llmserve-") as folder:
+        endpoint = f"ipc://{folder}/engine"
+
+        async def engine_process() -> int:
+            async with EngineGroup(engine, config, endpoint) as group:
+                return await group.wait()
+
+        return asyncio.run(serve(FrontConfig(engine=engine, endpoint=endpoint, server=server), engine_process))

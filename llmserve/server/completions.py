@@ -1,0 +1,50 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from llmserve.server.openai_format import CompletionFormat
+from llmserve.server.openai_protocol import CompletionBody
+from llmserve.server.respond import respond
+from llmserve.server.serving import Serving
+
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's for this endpoint."""
+
+
+def completion_routes(serving: Serving) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.post("/v1/completions")
+    async def completions(body: CompletionBody, request: Request) -> Response:
+        serving.check(body)
+        special = body.add_special_tokens is not False
+        prompts = [
+            await serving.encode(prompt, add_special_tokens=special, param="prompt")
+            if isinstance(prompt, str)
+            else tuple(prompt)
+            for prompt in body.prompt
+        ]
+        job = serving.job(
+            body,
+            prompts,
+            prompt_param="prompt",
+            limit=body.max_tokens,
+            limit_param="max_tokens",
+            default_limit=DEFAULT_MAX_TOKENS,
+            logprobs=body.logprobs,
+            continues_text=True,
+        )
+        format = CompletionFormat(
+            model=serving.model_name,
+            tokenizer=serving.tokenizer,
+            prompts=prompts,
+            n=job.n,
+            include_usage=body.include_usage,
+            return_token_ids=bool(body.return_token_ids),
+            logprobs=body.logprobs is not None,
+        )
+        return await respond(request, serving.start(job), format, stream=bool(body.stream))
+
+    return routes

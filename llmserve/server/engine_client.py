@@ -1,0 +1,263 @@
+"""The front's end of the wire to engine rank 0: requests go out, their token events come in.
+
+Knows requests and events by id, and whether the engine is there. No HTTP, no text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable
+from types import TracebackType
+
+import msgspec
+import zmq
+import zmq.asyncio
+from zmq.utils.monitor import parse_monitor_message
+
+from llmserve.engine.messages import (
+    Abort,
+    Drain,
+    Draining,
+    Events,
+    Failed,
+    Loading,
+    Ready,
+    Stats,
+    Stopped,
+    Submit,
+    ToEngine,
+    decode_to_front,
+    encode,
+)
+from llmserve.errors import ConfigError, LlmserveError
+from llmserve.request import Finish, Request, SamplingParams, TokenEvent
+
+EngineState = Loading | Ready | Draining | Stopped | Failed
+"""The engine's last word on itself; `Failed` also where it could not say so any more."""
+
+QUIET_MS = 100
+"""How long nothing must arrive from an engine that is gone until all it sent counts as read."""
+
+
+class NotReadyError(LlmserveError):
+    """No request can be taken in this state."""
+
+    def __init__(self, state: EngineState) -> None:
+        match state:
+            case Loading():
+                reason = "The model is still loading; try again in a few seconds."
+            case Draining() | Stopped():
+                reason = "The server is shutting down; send the request to another one."
+            case Failed(error):
+                reason = f"The engine is not running: {error}"
+            case Ready():
+                raise ValueError("a ready engine takes requests")
+        super().__init__(reason)
+        self.state = state
+
+
+class EngineClient:
+    """One engine. Use as an async context manager: it listens at `endpoint` from the beginning to the end."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.state: EngineState = Loading(phase="starting", done=0, total=0)
+        self.ready: Ready | None = None  # what the engine can hold, once it has said so
+        self.stats: Stats | None = None
+        self.connected = asyncio.Event()
+        self.ended = asyncio.Event()  # the state is Stopped or Failed: final
+        self._ids = itertools.count()
+        self._streams: dict[int, EventStream] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._changed = asyncio.Event()
+
+    async def __aenter__(self) -> EngineClient:
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.PAIR)
+        # What waits in the socket is bounded by the requests that are open; a limit here would lose messages.
+        self._socket.set_hwm(0)
+        self._socket.linger = 0
+        # Watched before anyone can connect, so that no connection is missed.
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        try:
+            self._socket.bind(self.endpoint)
+        except zmq.ZMQError as e:
+            self._close()
+            raise ConfigError(f"Cannot wait for the engine at {self.endpoint}: {e.strerror}.") from None
+        self._tasks = [asyncio.create_task(self._receive()), asyncio.create_task(self._watch_connection())]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.engine_died("The server stopped.")
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._close()
+
+    def submit(self, requests: Iterable[tuple[tuple[int, ...], SamplingParams]]) -> EventStream:
+        """Starts every (prompt, sampling); their ids are `stream.ids`, in order. Raises NotReadyError."""
+        if not isinstance(self.state, Ready):
+            raise NotReadyError(self.state)
+        prepared = [Request(next(self._ids), prompt, sampling) for prompt, sampling in requests]
+        stream = EventStream(self, [request.id for request in prepared])
+        for request in prepared:
+            self._streams[request.id] = stream
+            self._send(Submit(request))
+        return stream
+
+    async def wait_ready(self) -> Ready:
+        """Raises NotReadyError when the engine ends before it is ready."""
+        while not isinstance(self.state, Ready):
+            if not isinstance(self.state, Loading):
+                raise NotReadyError(self.state)
+            self._changed.clear()
+            await self._changed.wait()
+        return self.state
+
+    def drain(self, timeout: float) -> None:
+        """Takes no more requests, and has the engine finish those it has within `timeout` seconds and stop.
+
+        `ended` is set when it has.
+        """
+        if not self.ended.is_set():
+            self._enter(Draining())
+            if self.connected.is_set():
+                self._send(Drain(timeout))
+
+    def stop_waiting(self) -> None:
+        """No engine is wanted any more, and none is ready that would have to stop first."""
+        if not self.ended.is_set():
+            self._enter(Stopped())
+
+    async def settle(self) -> None:
+        """Returns when all that the engine sent has been read. For after its end: the reason may be in it."""
+        while await self._socket.poll(QUIET_MS):
+            await asyncio.sleep(0.001)
+
+    def engine_died(self, reason: str) -> None:
+        """Ends every open request with an error event. Nothing happens if the engine had already ended."""
+        if self.ended.is_set():
+            return
+        self._enter(Failed(reason))
+        self._end_all(reason)
+
+    def _close(self) -> None:
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
+        self._socket.close(linger=0)
+        self._context.term()
+
+    def _drop(self, request_id: int) -> None:
+        """Nobody waits for this request any more; the events it still yields are thrown away."""
+        if self._streams.pop(request_id, None) is not None and not self.ended.is_set():
+            self._send(Abort(request_id))
+
+    def _send(self, message: ToEngine) -> None:
+        # Without a high-water mark this never waits while the engine is connected, and when it is gone
+        # the message no longer matters.
+        self._socket.send(encode(message))
+
+    def _enter(self, state: EngineState) -> None:
+        self.state = state
+        self._changed.set()
+        if isinstance(state, Stopped | Failed):
+            self.ended.set()
+
+    def _end_all(self, reason: str) -> None:
+        for request_id, stream in list(self._streams.items()):
+            stream._push(TokenEvent(request_id, None, finish=Finish.ERROR, error=reason))
+        self._streams.clear()
+
+    async def _receive(self) -> None:
+        while True:
+            try:
+                self._take(decode_to_front(await self._socket.recv()))
+            except msgspec.MsgspecError as e:
+                self.engine_died(f"The engine sent a message that this llmserve cannot read ({e}).")
+
+    def _take(self, message: Loading | Ready | Events | Draining | Stopped | Failed | Stats) -> None:
+        if self.ended.is_set():
+            return
+        match message:
+            case Events(events, stats):
+                for event in events:
+                    self._deliver(event)
+                self.stats = stats or self.stats
+            case Stats():
+                self.stats = message
+            case Failed(error):
+                self.engine_died(error)
+            case Stopped():
+                self._enter(message)
+                self._end_all("The engine stopped before this request was complete.")
+            case Loading() | Ready() if isinstance(self.state, Draining):
+                pass  # told to stop while it loads
+            case Ready():
+                self.ready = message
+                self._enter(message)
+            case Loading() | Draining():
+                self._enter(message)
+
+    def _deliver(self, event: TokenEvent) -> None:
+        stream = self._streams.get(event.request_id)
+        if stream is None:
+            return  # aborted by us a moment ago
+        if event.finish is not None:
+            del self._streams[event.request_id]
+        stream._push(event)
+
+    async def _watch_connection(self) -> None:
+        while True:
+            event = parse_monitor_message(await self._monitor.recv_multipart())["event"]
+            if event == zmq.EVENT_ACCEPTED:
+                self.connected.set()
+            elif event == zmq.EVENT_DISCONNECTED:
+                await self.settle()
+                self.engine_died("The engine stopped unexpectedly; its log says why.")
+
+
+class EventStream:
+    """The events of the requests of one `submit`, as they arrive; it ends after the final event of the last.
+
+    Nothing is lost when the reader is slow: a request yields at most `max_tokens` events, which bounds what waits.
+    """
+
+    def __init__(self, client: EngineClient, ids: list[int]) -> None:
+        self.ids = ids
+        self._drop: Callable[[int], None] = client._drop
+        self._open = set(ids)
+        self._events: deque[TokenEvent] = deque()
+        self._arrived = asyncio.Event()
+
+    def __aiter__(self) -> EventStream:
+        return self
+
+    async def __anext__(self) -> TokenEvent:
+        while not self._events:
+            if not self._open:
+                raise StopAsyncIteration
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._events.popleft()
+
+    def abort(self, request_id: int) -> None:
+        """Nothing more of this request is wanted, and nothing more of it comes out."""
+        self._events = deque(event for event in self._events if event.request_id != request_id)
+        if request_id in self._open:
+            self._open.discard(request_id)
+            self._drop(request_id)
+
+    def close(self) -> None:
+        """Aborts what has not ended."""
+        for request_id in list(self._open):
+            self.abort(request_id)
+
+    def _push(self, event: TokenEvent) -> None:
+        if event.finish is not None:
+            self._open.discard(event.request_id)
+        self._events.append(event)
+        self._arrived.set()

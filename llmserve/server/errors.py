@@ -1,0 +1,107 @@
+"""The one place where an error becomes an HTTP answer, in the shape OpenAI's clients expect."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from llmserve.engine.messages import Failed
+from llmserve.errors import EngineDeadError, LlmserveError, RequestError
+from llmserve.server.engine_client import NotReadyError
+
+MAX_MESSAGE = 1000
+MAX_VALUE = 100
+RETRY_AFTER_S = 5
+
+
+class ModelNotFoundError(LlmserveError):
+    def __init__(self, asked: str, served: str) -> None:
+        super().__init__(f"The model {shown(asked)} is not served here; use {shown(served)}.")
+
+
+@dataclass(frozen=True)
+class ErrorAnswer:
+    """What a client gets to see of an error."""
+
+    status: int
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def body(self) -> dict[str, Any]:
+        # Bounded, and encodable: a message may quote what the client sent.
+        message = self.message[:MAX_MESSAGE].encode(errors="replace").decode()
+        param = self.param and self.param[:MAX_VALUE].encode(errors="replace").decode()
+        return {"error": {"message": message, "type": self.type, "param": param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body(), self.status, self.headers)
+
+
+def answer(error: Exception) -> ErrorAnswer:
+    """Every kind of error there is. What is not ours says nothing of itself."""
+    match error:
+        case RequestError():
+            return ErrorAnswer(400, str(error), "invalid_request_error", error.param, error.code)
+        case RequestValidationError():
+            return _invalid_body(error)
+        case ModelNotFoundError():
+            return ErrorAnswer(404, str(error), "invalid_request_error", "model", "model_not_found")
+        case NotReadyError():
+            code = "engine_dead" if isinstance(error.state, Failed) else "not_ready"
+            retry = {"Retry-After": str(RETRY_AFTER_S)}
+            return ErrorAnswer(503, str(error), "service_unavailable_error", None, code, retry)
+        case EngineDeadError():
+            return ErrorAnswer(500, str(error), "server_error", None, "engine_error")
+        case HTTPException():
+            return _http(error)
+        case _:
+            message = "The server made a mistake; its log has the details under this response's x-request-id."
+            return ErrorAnswer(500, message, "server_error", None, "internal_error")
+
+
+def shown(value: object) -> str:
+    """A client's value as a message quotes it: readable and short."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= MAX_VALUE else repr(value[:MAX_VALUE]) + "…"
+    if isinstance(value, int) and abs(value) >= 10**MAX_VALUE:  # printing it could take long
+        return "a very large number"
+    if value is None or isinstance(value, bool | int | float):
+        return json.dumps(value)
+    return "a list" if isinstance(value, list) else "an object"
+
+
+def _http(error: HTTPException) -> ErrorAnswer:
+    message, code = {
+        404: ("There is nothing at this path; GET /docs lists what there is.", "not_found"),
+        405: ("This path does not take this method; GET /docs lists those it does.", "method_not_allowed"),
+        413: (str(error.detail), "body_too_large"),
+    }.get(error.status_code, (str(error.detail), None))
+    kind = "server_error" if error.status_code >= 500 else "invalid_request_error"
+    return ErrorAnswer(error.status_code, message, kind, None, code, dict(error.headers or {}))
+
+
+def _invalid_body(error: RequestValidationError) -> ErrorAnswer:
+    problem = error.errors()[0]
+    location = [str(part) for part in problem["loc"] if part != "body"]
+    param = ".".join(location) or None
+    kind, value = problem["type"], problem.get("input")
+    code = None
+    if kind == "json_invalid":
+        # Here FastAPI's location is where in the text the parser gave up.
+        reason = str(problem.get("ctx", {}).get("error", ""))
+        message, param = f"The body is not valid JSON ({reason} at character {location[-1]}).", None
+    elif param is None:
+        message = "The body must be a JSON object, sent with Content-Type: application/json."
+    elif kind == "missing":
+        message, code = f"{param} is missing.", "missing_required_parameter"
+    else:
+        message = f"{param} cannot be {shown(value)}: {problem['msg'][:1].lower()}{problem['msg'][1:]}."
+    return ErrorAnswer(400, message, "invalid_request_error", param, code)

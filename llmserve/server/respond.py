@@ -1,0 +1,95 @@
+"""Answering with a generation: as a stream of chunks, or as one body that is their sum.
+
+What differs between chat and completions is a `Format`; that a stream, put together, is the whole answer holds
+for both, because both come from the same deltas.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect
+
+from llmserve.request import Finish
+from llmserve.server.errors import answer
+from llmserve.server.generation import Delta, Generation, Token, Usage
+from llmserve.server.streaming import DONE, EventStreamResponse, event, until_disconnect
+
+logger = logging.getLogger(__name__)
+
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for an answer that nobody waits for; no client ever sees it."""
+
+
+@dataclass(slots=True)
+class Whole:
+    """A choice, complete."""
+
+    index: int
+    text: str = ""
+    tokens: list[Token] = field(default_factory=list)
+    finish: Finish | None = None
+    stop_reason: str | int | None = None
+
+    def add(self, delta: Delta) -> None:
+        self.text += delta.text
+        self.tokens += delta.tokens
+        self.finish = delta.finish or self.finish
+        self.stop_reason = delta.stop_reason if delta.finish else self.stop_reason
+
+
+class Format(Protocol):
+    """One endpoint's JSON."""
+
+    include_usage: bool
+
+    def opening(self, choices: int) -> list[dict[str, Any]]:
+        """The chunks that come before any token."""
+        ...
+
+    def chunk(self, delta: Delta) -> dict[str, Any]: ...
+
+    def usage_chunk(self, usage: Usage) -> dict[str, Any]: ...
+
+    def body(self, choices: list[Whole], usage: Usage) -> dict[str, Any]: ...
+
+
+async def respond(request: Request, generation: Generation, format: Format, *, stream: bool) -> Response:
+    if stream:
+        return EventStreamResponse(_chunks(generation, format), on_end=generation.close)
+    try:
+        choices = await until_disconnect(request.receive, _collect(generation))
+    except ClientDisconnect:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    finally:
+        generation.close()
+    return JSONResponse(format.body(choices, generation.usage))
+
+
+async def _collect(generation: Generation) -> list[Whole]:
+    choices = [Whole(index) for index in range(generation.choices)]
+    async for delta in generation.deltas():
+        choices[delta.index].add(delta)
+    return choices
+
+
+async def _chunks(generation: Generation, format: Format) -> AsyncIterator[bytes]:
+    try:
+        for chunk in format.opening(generation.choices):
+            yield event(chunk)
+        async for delta in generation.deltas():
+            yield event(format.chunk(delta))
+        if format.include_usage:
+            yield event(format.usage_chunk(generation.usage))
+    except Exception as e:
+        # The status is sent; what is left is to say so in the stream, and to end it as every stream ends.
+        problem = answer(e)
+        if problem.code == "internal_error":
+            logger.exception("A stream ended in an error")
+        yield event(problem.body())
+    yield DONE

@@ -1,0 +1,150 @@
+"""What the routes share: the engine, the tokenizer and the model they serve, and how a body becomes a job."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmserve.config import Manifest
+from llmserve.errors import RequestError
+from llmserve.request import SamplingParams
+from llmserve.server.engine_client import EngineClient, NotReadyError
+from llmserve.server.errors import ModelNotFoundError, shown
+from llmserve.server.generation import Generation, Job
+from llmserve.server.metrics import Metrics
+from llmserve.server.openai_protocol import GenerationBody
+from llmserve.tokenizer import StopStrings, Tokenizer
+
+LONG_TEXT = 20_000
+"""Characters from which tokenising takes long enough to hold up other requests; it then runs in a thread."""
+
+MAX_CHOICES_PER_CALL = 1024
+
+
+@dataclass(frozen=True)
+class Serving:
+    """One model behind one engine. `tokenizer` is None where the checkpoint had none: token ids only."""
+
+    client: EngineClient
+    tokenizer: Tokenizer | None
+    manifest: Manifest
+    model_name: str
+    metrics: Metrics
+
+    @property
+    def max_model_len(self) -> int:
+        """Raises NotReadyError before the engine has said so."""
+        if self.client.ready is None:
+            raise NotReadyError(self.client.state)
+        return self.client.ready.max_model_len
+
+    def check(self, body: GenerationBody) -> None:
+        """First of all: is there somebody to ask, and is it the model that is meant."""
+        if self.client.ready is not self.client.state:
+            raise NotReadyError(self.client.state)
+        if body.model is not None and body.model != self.model_name:
+            raise ModelNotFoundError(body.model, self.model_name)
+
+    def need_tokenizer(self, param: str) -> Tokenizer:
+        if self.tokenizer is None:
+            raise RequestError(f"{param} needs a tokenizer, and {self.model_name} has none.", param=param)
+        return self.tokenizer
+
+    async def encode(self, text: str, *, add_special_tokens: bool, param: str) -> tuple[int, ...]:
+        tokenizer = self.need_tokenizer(param)
+        try:
+            if len(text) < LONG_TEXT:
+                return tuple(tokenizer.encode(text, add_special_tokens=add_special_tokens))
+            return tuple(await asyncio.to_thread(tokenizer.encode, text, add_special_tokens=add_special_tokens))
+        except RequestError as e:
+            raise RequestError(f"{param} cannot be tokenised: {e}", param=param) from None
+
+    def job(
+        self,
+        body: GenerationBody,
+        prompts: Sequence[tuple[int, ...]],
+        *,
+        prompt_param: str,
+        limit: int | None,
+        limit_param: str,
+        default_limit: int | None,
+        logprobs: int | None,
+        continues_text: bool,
+    ) -> Job:
+        """`limit` is what the client allows to be generated; without one it is `default_limit`, or what fits."""
+        n = body.n or 1
+        if len(prompts) * n > MAX_CHOICES_PER_CALL:
+            raise RequestError(
+                f"{len(prompts)} prompts with n={n} are more than the {MAX_CHOICES_PER_CALL} choices "
+                "that one call may have; send several calls.",
+                param="n",
+            )
+        for prompt in prompts:
+            self._check_prompt(prompt, prompt_param)
+        if body.stop:
+            self.need_tokenizer("stop")
+        self._check_ids(body.stop_token_ids, "stop_token_ids")
+        generation = self.manifest.generation
+        eos = frozenset() if body.ignore_eos else frozenset(generation.eos_token_ids)
+        limits = [self._limit(len(prompt), limit, limit_param, default_limit) for prompt in prompts]
+        sampling = SamplingParams(
+            max_tokens=max(limits),
+            temperature=_first(body.temperature, generation.temperature, 1.0),
+            top_p=_first(body.top_p, generation.top_p, 1.0),
+            top_k=max(0, int(_first(body.top_k, generation.top_k, 0))),  # vLLM's -1 is off, too
+            min_tokens=body.min_tokens or 0,
+            stop_token_ids=eos | frozenset(body.stop_token_ids),
+            logprobs=logprobs,
+        )
+        return Job(
+            prompts=prompts,
+            sampling=sampling,
+            max_tokens=limits,
+            eos_token_ids=eos,
+            n=n,
+            seed=body.seed,
+            stops=StopStrings(body.stop),
+            continues_text=continues_text,
+            wants_tokens=bool(body.return_token_ids) or logprobs is not None,
+        )
+
+    def start(self, job: Job) -> Generation:
+        return Generation(self.client, self.tokenizer, job, self.metrics.observer())
+
+    def _check_prompt(self, prompt: tuple[int, ...], param: str) -> None:
+        if not prompt:
+            raise RequestError(f"{param} is empty; give at least one token to go on from.", param=param)
+        if len(prompt) >= self.max_model_len:
+            raise RequestError(
+                f"This model's context holds {self.max_model_len} tokens, of which at least one is generated, and "
+                f"{param} has {len(prompt)}; shorten it.",
+                param=param,
+                code="context_length_exceeded",
+            )
+        self._check_ids(prompt, param)
+
+    def _check_ids(self, ids: Sequence[int], param: str) -> None:
+        size = self.manifest.model.vocab_size
+        for id in (min(ids, default=0), max(ids, default=0)):
+            if not 0 <= id < size:
+                raise RequestError(
+                    f"{param} has the token id {shown(id)}; this model's are 0 to {size - 1}.", param=param
+                )
+
+    def _limit(self, prompt_tokens: int, limit: int | None, param: str, default: int | None) -> int:
+        left = self.max_model_len - prompt_tokens
+        if limit is None:
+            return left if default is None else min(default, left)
+        if limit > left:
+            raise RequestError(
+                f"This model's context holds {self.max_model_len} tokens; the prompt's {prompt_tokens} and "
+                f"{param}={shown(limit)} are more. Ask for at most {left}, or shorten the prompt.",
+                param=param,
+                code="context_length_exceeded",
+            )
+        return limit
+
+
+def _first(*values: float | None) -> float:
+    return next(value for value in values if value is not None)

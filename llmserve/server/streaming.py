@@ -1,0 +1,97 @@
+"""Server-sent events: bytes out as they come, a comment now and then to keep the connection, an end when the
+client leaves.
+
+Starlette's own StreamingResponse has no keep-alive and does not notice a client that leaves between two chunks;
+sse-starlette replaces a method of uvicorn's server when it is imported and keeps a timer running from then on,
+and here the process's shutdown has one owner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+PING_S = 15.0
+PING = b": ping\n\n"
+DONE = b"data: [DONE]\n\n"
+
+T = TypeVar("T")
+_encode = msgspec.json.Encoder().encode
+
+
+def event(data: dict[str, Any]) -> bytes:
+    return b"data: " + _encode(data) + b"\n\n"
+
+
+class EventStreamResponse(Response):
+    """Sends `chunks` until they end or the client is gone; `on_end` is called in every case."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, chunks: AsyncIterator[bytes], on_end: Callable[[], None], ping_s: float = PING_S) -> None:
+        self.status_code = 200
+        self.background = None
+        self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        self._chunks = chunks
+        self._on_end = on_end
+        self._ping_s = ping_s
+
+    def init_headers(self, headers: Any = None) -> None:
+        self.body = b""
+        super().init_headers(headers)
+        # There is no body of known length.
+        self.raw_headers = [(name, value) for name, value in self.raw_headers if name != b"content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        pings: asyncio.Task[None] | None = None
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            pings = asyncio.create_task(self._keep_alive(send))
+            await until_disconnect(receive, self._send_chunks(send))
+            pings.cancel()
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except (ClientDisconnect, OSError):
+            pass  # nobody is there to be told anything
+        finally:
+            if pings is not None:
+                pings.cancel()
+            self._on_end()
+
+    async def _send_chunks(self, send: Send) -> None:
+        async for chunk in self._chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def _keep_alive(self, send: Send) -> None:
+        while True:
+            await asyncio.sleep(self._ping_s)
+            await send({"type": "http.response.body", "body": PING, "more_body": True})
+
+
+async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """`work`'s result; raises ClientDisconnect, with `work` cancelled, when the client leaves before."""
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_disconnected(receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        await _cancelled(working)
+        await _cancelled(leaving)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cancelled(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

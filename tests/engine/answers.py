@@ -1,0 +1,88 @@
+"""Requests with their events, and what of it must not depend on anything but the request."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from llmserve.config import EngineConfig
+from llmserve.engine.offline import OfflineEngine
+from llmserve.request import Finish, Request, SamplingParams, TokenEvent
+from tests.tiny import SIZES
+
+LOGPROBS = 1e-4
+"""How far logprobs may be off where the same sums were done in another order."""
+
+
+@dataclass
+class Answer:
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)  # the chosen tokens', then the alternatives', token by token
+    finish: Finish | None = None
+    cached_tokens: int = 0
+
+    def add(self, event: TokenEvent) -> None:
+        assert self.finish is None, "an event after the final one"
+        self.finish = event.finish
+        self.cached_tokens += event.cached_tokens
+        if event.token is not None:
+            self.tokens.append(event.token)
+        if event.logprobs is not None:
+            self.logprobs += [event.logprobs.chosen, *(logprob for _, logprob in event.logprobs.top)]
+
+
+def assert_same(ours: Answer, expected: Answer) -> None:
+    assert ours.tokens == expected.tokens
+    assert ours.finish == expected.finish
+    assert ours.logprobs == pytest.approx(expected.logprobs, abs=LOGPROBS)
+
+
+class Engine:
+    """An engine in this process, and the answers so far."""
+
+    def __init__(self, folder: Path, **config: object) -> None:
+        self.native = OfflineEngine(folder, EngineConfig(threads=1, **config)).engine
+        self.answers: dict[int, Answer] = {}
+
+    def submit(self, request: Request) -> None:
+        self.native.submit(request)
+        self.answers[request.id] = Answer()
+
+    def add(self, events: Iterable[TokenEvent]) -> None:
+        for event in events:
+            self.answers[event.request_id].add(event)
+
+    def step(self) -> None:
+        self.add(self.native.step())
+
+    def run(self, requests: Iterable[Request] = ()) -> dict[int, Answer]:
+        """All of these at once, to their ends."""
+        for request in requests:
+            self.submit(request)
+        while self.native.has_work:
+            self.step()
+        return self.answers
+
+
+def alone(folder: Path, requests: Iterable[Request]) -> dict[int, Answer]:
+    """Each request undisturbed, in an engine of its own: the answer that it must always get."""
+    return {request.id: Engine(folder, prefix_caching=False).run([request])[request.id] for request in requests}
+
+
+def some_requests() -> list[Request]:
+    """Short and long, greedy and seeded in every way; two pairs and a triple share a prefix."""
+    rng = random.Random(0)
+    prompts = [rng.choices(range(SIZES["vocab_size"]), k=length) for length in (1, 4, 17, 33, 47, 64)]
+    prompts += [prompts[3] + [9, 8, 7], prompts[5][:40], prompts[5][:40] + [1], prompts[2]]
+    ways = [
+        SamplingParams(max_tokens=12, temperature=0),
+        SamplingParams(max_tokens=9, temperature=1.0, seed=11, logprobs=3),
+        SamplingParams(max_tokens=15, temperature=0.7, top_p=0.9, seed=12, logprobs=0),
+        SamplingParams(max_tokens=6, temperature=1.3, top_k=7, seed=13),
+        SamplingParams(max_tokens=20, temperature=0, logprobs=5),
+    ]
+    return [Request(i, tuple(p), replace(ways[i % 5], seed=ways[i % 5].seed + i)) for i, p in enumerate(prompts)]

@@ -1,0 +1,42 @@
+"""A model driven by hand-made plans: logits of any position, without scheduler, sampler or requests."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from llmserve.checkpoint.engine_dir import EngineDir
+from llmserve.comm import Comm
+from llmserve.comm.solo import SoloComm
+from llmserve.config import EngineConfig
+from llmserve.runtime.load import load_runner
+from llmserve.scheduler.plan import Chunk, StepPlan
+
+
+class Forward:
+    """One sequence on one rank. Its blocks are scattered over the cache, as they are after hours of serving."""
+
+    def __init__(self, engine: Path, comm: Comm | None = None, *, block_size: int = 4) -> None:
+        config = EngineConfig(max_num_seqs=1, block_size=block_size)
+        self._runner, kv = load_runner(EngineDir.open(engine), config, comm or SoloComm(), torch.device("cpu"))
+        self._blocks = tuple(random.Random(0).sample(range(kv.num_blocks), kv.num_blocks))
+        self._computed = 0
+
+    def logits(self, tokens: list[int]) -> Tensor:
+        """Of each of the sequence's next `tokens`: [tokens, vocabulary]."""
+        chunk = Chunk(0, self._computed, 0, tuple(tokens), self._blocks, len(tokens))
+        self._computed += len(tokens)
+        return self._runner.execute(StepPlan((chunk,)))
+
+    def prefill_and_steps(self, prompt: list[int], steps: list[int]) -> Tensor:
+        """[prompt + steps, vocabulary]: the prompt in one chunk, then one token at a time."""
+        return torch.cat([self.logits(prompt), *(self.logits([token]) for token in steps)])
+
+
+def deviation(ours: Tensor, theirs: Tensor) -> float:
+    """The largest difference, as a share of the range of what was expected."""
+    assert ours.shape == theirs.shape
+    return float((ours - theirs).abs().max() / (theirs.max() - theirs.min()))

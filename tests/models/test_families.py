@@ -1,0 +1,100 @@
+"""Every family computes what transformers computes: prompt and cached steps, from the same files."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.forward import Forward, deviation
+from tests.tiny import SIZES, Tiny, build, edit_config, tiny_checkpoint
+
+TOLERANCE = 1e-4
+"""Of the logits' range; fp32 on both sides, so only the order of sums differs."""
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+
+CASES: dict[str, dict[str, Any]] = {
+    "llama, every head its own KV": {"num_key_value_heads": 4},
+    "llama, grouped queries": {"num_key_value_heads": 2},
+    "llama, one KV head": {"num_key_value_heads": 1},
+    "llama, attention biases": {"attention_bias": True},
+    "llama, MLP biases": {"mlp_bias": True},
+    "llama, tied": {"tie": True},
+    "llama, wide heads": {"head_dim": 32},
+    "llama, rope theta": {"rope_theta": 500000.0},
+    "mistral, window": {"family": "mistral", "sliding_window": 7},
+    "mistral, window of two": {"family": "mistral", "sliding_window": 2},
+    "mistral, no window": {"family": "mistral", "sliding_window": None},
+    "mistral, narrow heads": {"family": "mistral", "sliding_window": 7, "head_dim": 8},
+    "qwen2, untied": {"family": "qwen2"},
+    "qwen2, tied": {"family": "qwen2", "tie": True},
+    "qwen2, windows from layer 1": {
+        "family": "qwen2", "use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1
+    },
+    "qwen2, windows in every layer": {
+        "family": "qwen2", "use_sliding_window": True, "sliding_window": 7, "max_window_layers": 0
+    },
+    "qwen2, windows switched off": {
+        "family": "qwen2", "use_sliding_window": False, "sliding_window": 7, "max_window_layers": 0
+    },
+    "qwen2, windows by layer type": {
+        "family": "qwen2", "use_sliding_window": True, "sliding_window": 7,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "qwen3, untied": {"family": "qwen3", "head_dim": 16},
+    "qwen3, tied, wide heads": {"family": "qwen3", "head_dim": 32, "tie": True},
+    "qwen3, attention biases": {"family": "qwen3", "head_dim": 16, "attention_bias": True},
+    "qwen3, windows from layer 1": {
+        "family": "qwen3", "head_dim": 16, "use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1
+    },
+}  # fmt: skip
+
+LINEAR_ROPE = {"rope_type": "linear", "factor": 4.0}
+
+
+def tokens(count: int) -> list[int]:
+    return random.Random(count).choices(range(SIZES["vocab_size"]), k=count)
+
+
+def check(tiny: Tiny, tmp_path: Path) -> None:
+    prompt, steps = tokens(41), tokens(9)
+    ours = Forward(build(tiny.folder, tmp_path / "engine")).prefill_and_steps(prompt, steps)
+    assert deviation(ours, tiny.logits(prompt, steps)) < TOLERANCE
+
+
+@pytest.mark.parametrize("config", CASES.values(), ids=CASES.keys())
+def test_logits_are_those_of_transformers(tmp_path: Path, config: dict[str, Any]) -> None:
+    check(tiny_checkpoint(tmp_path / "checkpoint", **config), tmp_path)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("scaling", [LINEAR_ROPE, LLAMA3_ROPE], ids=["linear", "llama3"])
+def test_every_family_scales_its_rope(tmp_path: Path, family: str, scaling: dict[str, Any]) -> None:
+    config = {"rope_theta": 5000.0, "rope_scaling": scaling, "head_dim": 16}
+    check(tiny_checkpoint(tmp_path / "checkpoint", family, **config), tmp_path)
+
+
+@pytest.mark.parametrize("key", ["rope_type", "type"])
+@pytest.mark.parametrize("scaling", [LINEAR_ROPE, LLAMA3_ROPE], ids=["linear", "llama3"])
+def test_rope_is_read_as_transformers_4_writes_it(tmp_path: Path, scaling: dict[str, Any], key: str) -> None:
+    tiny = tiny_checkpoint(tmp_path / "checkpoint", rope_theta=5000.0, rope_scaling=scaling)
+    written = {key if k == "rope_type" else k: v for k, v in scaling.items()}
+    edit_config(tiny.folder, without=("rope_parameters",), rope_theta=5000.0, rope_scaling=written)
+    check(tiny, tmp_path)
+
+
+@pytest.mark.parametrize("scaling", [{"rope_type": "default"}, LINEAR_ROPE, LLAMA3_ROPE], ids=lambda s: s["rope_type"])
+def test_rope_is_read_as_transformers_5_writes_it(tmp_path: Path, scaling: dict[str, Any]) -> None:
+    tiny = tiny_checkpoint(tmp_path / "checkpoint", rope_theta=5000.0, rope_scaling=scaling)
+    written = {**scaling, "rope_theta": 5000.0}
+    edit_config(tiny.folder, without=("rope_theta", "rope_scaling"), rope_parameters=written)
+    check(tiny, tmp_path)

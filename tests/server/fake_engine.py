@@ -1,0 +1,139 @@
+"""An engine that speaks the protocol and makes up its tokens: what it answers depends on nothing but the request."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import zmq
+
+from llmserve.engine.messages import (
+    Abort,
+    Drain,
+    Draining,
+    Events,
+    Failed,
+    Loading,
+    Ready,
+    Stats,
+    Stopped,
+    Submit,
+    decode_to_engine,
+    encode,
+)
+from llmserve.request import Finish, Request, TokenEvent, TokenLogprobs
+
+READY = Ready(max_model_len=200, max_num_seqs=8, kv_cache_tokens=1000, block_size=16, tp_size=1, device="cpu")
+Script = Callable[[Request], Sequence[int]]
+
+
+class FakeEngine:
+    """Runs in a thread. `script` gives the tokens of a request, over and over if they are too few."""
+
+    def __init__(self, endpoint: str, script: Script) -> None:
+        self.script = script
+        self.received: list[Any] = []  # every message, in order
+        self.running: dict[int, tuple[Request, int]] = {}  # request, tokens so far
+        self.allowance: int | None = None  # tokens each request may still get; None: all of them
+        self._outbox: list[Any] = []
+        self._deadline: float | None = None
+        self._quit = threading.Event()
+        self._endpoint = endpoint
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def say(self, message: Any) -> None:
+        self._outbox.append(message)
+
+    def disconnect(self) -> None:
+        """As a process that dies: no further word."""
+        self._quit.set()
+        self._thread.join()
+
+    def seen(self, kind: type, timeout: float = 5.0) -> Any:
+        """The first message of this kind, waiting for it."""
+        return wait_for(lambda: next((m for m in self.received if isinstance(m, kind)), None), timeout)
+
+    def _run(self) -> None:
+        context = zmq.Context()
+        socket = context.socket(zmq.PAIR)
+        socket.linger = 1000
+        socket.connect(self._endpoint)
+        while not self._quit.is_set():
+            outbox, self._outbox = self._outbox, []
+            for message in outbox:
+                socket.send(encode(message))
+            while socket.poll(0 if self._busy() else 2):
+                self._take(decode_to_engine(socket.recv()), socket)
+            if self._busy():
+                self._step(socket)
+        socket.close()
+        context.term()
+
+    def _busy(self) -> bool:
+        return bool(self.running) and self.allowance != 0
+
+    def _take(self, message: Any, socket: zmq.Socket[bytes]) -> None:
+        self.received.append(message)
+        match message:
+            case Submit(request):
+                self.running[request.id] = (request, 0)
+            case Abort(request_id):
+                if self.running.pop(request_id, None):
+                    socket.send(encode(Events([TokenEvent(request_id, None, Finish.ABORT)])))
+            case Drain(timeout):
+                socket.send(encode(Draining()))
+                self._deadline = time.monotonic() + timeout
+        if self._deadline is not None:
+            threading.Thread(target=self._stop_when_done, daemon=True).start()
+
+    def _stop_when_done(self) -> None:
+        assert self._deadline is not None
+        while self.running and time.monotonic() < self._deadline:
+            time.sleep(0.005)
+        self.say(Events([TokenEvent(id, None, Finish.ABORT) for id in self.running]))
+        self.say(Stopped())
+        wait_for(lambda: not self._outbox)
+        self._quit.set()
+
+    def _step(self, socket: zmq.Socket[bytes]) -> None:
+        events = []
+        for id, (request, done) in list(self.running.items()):
+            events.append(self._token(request, done))
+            if events[-1].finish:
+                del self.running[id]
+            else:
+                self.running[id] = (request, done + 1)
+        if self.allowance is not None:
+            self.allowance -= 1
+        stats = Stats(len(self.running), 0, 0.5, 1, 20, 5, 1, 1)
+        socket.send(encode(Events(events, stats)))
+
+    def _token(self, request: Request, done: int) -> TokenEvent:
+        tokens, sampling = self.script(request), request.sampling
+        token = tokens[done % len(tokens)]
+        if token in sampling.stop_token_ids and done < sampling.min_tokens:
+            token = tokens[0]
+        finish = None
+        if token in sampling.stop_token_ids:
+            finish = Finish.STOP
+        elif done + 1 >= sampling.max_tokens:
+            finish = Finish.LENGTH
+        logprobs = None
+        if sampling.logprobs is not None:
+            chosen = -1.0 - token % 5
+            logprobs = TokenLogprobs(chosen, tuple((token + i, chosen - i) for i in range(sampling.logprobs)))
+        return TokenEvent(request.id, token, finish, logprobs, cached_tokens=4 if done == 0 else 0)
+
+
+def wait_for(condition: Callable[[], Any], timeout: float = 5.0) -> Any:
+    deadline = time.monotonic() + timeout
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.002)
+    return result
+
+
+__all__ = ["READY", "Failed", "FakeEngine", "Loading", "wait_for"]

@@ -1,0 +1,175 @@
+"""/v1/chat/completions through the clients that people use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmserve.engine.messages import Submit
+from llmserve.tokenizer import Tokenizer
+
+from .chunks import put_chat_together, stream
+from .conftest import END, TEXT, TOKENIZER, TOKENS, Front, make_backend, running_front
+
+HI = [{"role": "user", "content": "hi"}]
+CHAT = "/v1/chat/completions"
+
+BODIES: dict[str, dict[str, Any]] = {
+    "plain": {"max_tokens": 50},
+    "choices": {"n": 3, "max_tokens": 20},
+    "token ids": {"return_token_ids": True, "max_tokens": 20},
+    "logprobs": {"logprobs": True, "max_tokens": 20},
+    "logprobs of others": {"logprobs": True, "top_logprobs": 3, "max_completion_tokens": 20},
+    "all at once": {"logprobs": True, "top_logprobs": 1, "return_token_ids": True, "n": 2, "stop": ["###"]},
+    "to the end of the context": {},
+    "a stop string": {"stop": "🌟 wor"},
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_stream_put_together_is_the_whole_answer(front: Front, name: str) -> None:
+    body = {"messages": HI, "seed": 0} | BODIES[name]
+    whole = front.post(CHAT, **body).json()
+    chunks = stream(front, CHAT, **body, stream_options={"include_usage": True})
+    assert put_chat_together(chunks, len(whole["choices"])) == whole["choices"]
+    assert (chunks[-1]["choices"], chunks[-1]["usage"]) == ([], whole["usage"])
+    assert all(chunk["usage"] is None for chunk in chunks[:-1])
+    assert chunks[0].get("prompt_token_ids") == whole.get("prompt_token_ids")
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert len({(chunk["id"], chunk["created"], chunk["model"]) for chunk in chunks}) == 1
+
+
+def test_the_openai_client(front: Front) -> None:
+    ask = {"model": "tiny", "messages": HI, "seed": 0, "max_tokens": len(TOKENS)}
+    answer = front.openai.chat.completions.create(**ask)
+    assert answer.choices[0].message.content == TEXT
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens_details is not None
+    assert answer.usage.prompt_tokens_details.cached_tokens == 4
+    chunks = list(front.openai.chat.completions.create(**ask, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == TEXT
+    assert {"明", "月", "🌟"} <= {chunk.choices[0].delta.content for chunk in chunks}
+    assert chunks[-1].choices[0].finish_reason == "length"
+
+
+def prompt_text(front: Front) -> str:
+    return TOKENIZER.decode(front.engine.seen(Submit).request.prompt, skip_special_tokens=False)
+
+
+@pytest.mark.parametrize(
+    "messages, text",
+    [
+        (HI, "<|start|>user: hi\n"),
+        (
+            [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "明月", "name": "A"}],
+            "<|start|>system: Be brief.\n<|start|>user: 明月\n",
+        ),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}],
+            "<|start|>user: a\nb\n",
+        ),
+        (
+            # An answer sent back as it came, nulls and all.
+            [*HI, {"role": "assistant", "content": "ho", "refusal": None, "tool_calls": None, "audio": None}],
+            "<|start|>user: hi\n<|start|>assistant: ho\n",
+        ),
+    ],
+)
+def test_messages_become_the_templates_text(front: Front, messages: list[Any], text: str) -> None:
+    assert front.post(CHAT, messages=messages, max_tokens=1).status_code == 200
+    assert prompt_text(front) == text + "<|start|>assistant:"
+
+
+def test_tool_calls_reach_the_template_as_objects() -> None:
+    from llmserve.server.openai_protocol import ChatBody
+
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
+    body = ChatBody.model_validate({"messages": [{"role": "assistant", "content": None, "tool_calls": [call]}]})
+    [message] = body.messages
+    assert message["content"] == ""
+    assert message["tool_calls"][0]["function"]["arguments"] == {"x": 1}
+
+
+def test_the_clients_template_variables(front: Front) -> None:
+    front.post(CHAT, messages=HI, max_tokens=1, chat_template_kwargs={"voice": "robot"})
+    assert prompt_text(front).endswith("<|start|>robot:")
+
+
+def test_logprobs_have_the_bytes_of_their_tokens(front: Front) -> None:
+    [choice] = front.post(CHAT, messages=HI, seed=0, max_tokens=len(TOKENS), logprobs=True, top_logprobs=2).json()[
+        "choices"
+    ]
+    content = choice["logprobs"]["content"]
+    assert b"".join(bytes(token["bytes"]) for token in content) == TEXT.encode()
+    for token, id in zip(content, TOKENS, strict=True):
+        assert token["logprob"] == -1.0 - id % 5
+        assert [top["logprob"] for top in token["top_logprobs"]] == [token["logprob"], token["logprob"] - 1]
+        assert token["top_logprobs"][0]["bytes"] == token["bytes"]
+
+
+def test_it_goes_on_to_the_end_of_the_context_unless_told(front: Front) -> None:
+    usage = front.post(CHAT, messages=HI).json()["usage"]
+    assert usage["total_tokens"] == 200
+    front.engine.script = lambda request: [*TOKENS[:3], END]
+    assert front.post(CHAT, messages=HI).json()["usage"]["completion_tokens"] == 4
+
+
+@pytest.mark.parametrize(
+    "messages, param",
+    [
+        ([], "messages"),
+        ("hi", "messages"),
+        (["hi"], "messages.0"),
+        ([{"role": "king", "content": "hi"}], "messages.0.role"),
+        ([{"content": "hi"}], "messages.0.role"),
+        ([{"role": "user"}], "messages.0.content"),
+        ([*HI, {"role": "user", "content": 5}], "messages.1.content"),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "messages.0.content"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "messages.0.content"),
+        ([{"role": "user", "content": "hi", "secret": 1}], "messages.0.secret"),
+        ([{"role": "assistant", "tool_calls": [{}]}], "messages.0.tool_calls"),
+        ([{"role": "assistant", "tool_calls": [{"function": {"arguments": "{"}}]}], "messages.0.tool_calls"),
+        ([{"role": "user", "content": "refuse me"}], "messages"),
+        ([{"role": "user", "content": "\ud800"}], "messages"),
+    ],
+)
+def test_messages_that_cannot_be_used(front: Front, messages: Any, param: str) -> None:
+    assert front.refused(CHAT, messages=messages)["param"] == param
+
+
+@pytest.mark.parametrize(
+    "body, param",
+    [
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logprobs": 2}, "logprobs"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens"),
+        ({"max_completion_tokens": 2, "max_tokens": 3}, "max_completion_tokens"),
+        ({"max_completion_tokens": 1000}, "max_completion_tokens"),
+        ({"max_tokens": 1000}, "max_tokens"),
+        ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages"),
+        ({"prompt": "hi"}, "prompt"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+    ],
+)
+def test_parameters_that_cannot_be_used(front: Front, body: dict[str, Any], param: str) -> None:
+    assert front.refused(CHAT, **body)["param"] == param
+
+
+def test_without_a_template_it_says_so(endpoint: str) -> None:
+    with running_front(endpoint, tokenizer=Tokenizer(make_backend())) as front:
+        error = front.refused(CHAT)
+        assert "no chat template" in error["message"]
+        assert "/v1/completions" in error["message"]
+
+
+def test_without_a_tokenizer_only_token_ids_are_served(endpoint: str) -> None:
+    with running_front(endpoint, tokenizer=None, script=lambda request: [1, 2, 3]) as front:
+        assert "tokenizer" in front.refused(CHAT)["message"]
+        assert "tokenizer" in front.refused()["message"]
+        assert front.refused(prompt=[1], stop="x")["param"] == "stop"
+        [choice] = front.complete(prompt=[1, 2], max_tokens=3, return_token_ids=True, logprobs=1)["choices"]
+        assert (choice["text"], choice["token_ids"]) == ("", [1, 2, 3])
+        assert choice["logprobs"]["tokens"] == ["token_id:1", "token_id:2", "token_id:3"]

@@ -1,0 +1,170 @@
+"""What cannot be served is refused: with the parameter's name, in one shape, and at no cost to anyone else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import openai
+import pytest
+
+from llmserve.server.openai_protocol import ASKS_FOR_NOTHING, WITHOUT_EFFECT
+
+from .conftest import VOCAB, Front
+
+ANYTHING_ELSE: dict[str, Any] = {
+    "parallel_tool_calls": "yes", "spaces_between_special_tokens": 7, "skip_special_tokens": False,
+    "include_reasoning": False, "add_generation_prompt": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("param", sorted(ASKS_FOR_NOTHING))
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_an_unsupported_parameter_is_named(front: Front, path: str, param: str) -> None:
+    error = front.refused(path, **{param: ANYTHING_ELSE.get(param, 0.5)})
+    assert (error["param"], error["code"]) == (param, "unsupported_parameter")
+    assert param in error["message"]
+
+
+def test_asking_for_nothing_is_not_refused(front: Front) -> None:
+    nothing = {name: values[0] if values else None for name, values in ASKS_FOR_NOTHING.items()}
+    front.complete(**nothing, **dict.fromkeys(WITHOUT_EFFECT, "x"))
+    front.complete(**dict.fromkeys([*ASKS_FOR_NOTHING, "n", "best_of", "seed", "top_p", "stop", "stop_token_ids"]))
+    front.complete(best_of=2, n=2, temperature=0, top_k=-1, stream=False)
+
+
+@pytest.mark.parametrize(
+    "body, param",
+    [
+        ({"nonsense": 1}, "nonsense"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": 1e9}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"top_k": -2}, "top_k"),
+        ({"top_k": 2**31}, "top_k"),
+        ({"top_k": 1.5}, "top_k"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": "5"}, "max_tokens"),
+        ({"max_tokens": 10**400}, "max_tokens"),
+        ({"min_tokens": -1}, "min_tokens"),
+        ({"min_tokens": 17}, "min_tokens"),
+        ({"n": 0}, "n"),
+        ({"n": 129}, "n"),
+        ({"n": True}, "n"),
+        ({"n": 128, "prompt": ["x"] * 9}, "n"),
+        ({"best_of": 2}, "best_of"),
+        ({"seed": "x"}, "seed"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"logprobs": True}, "logprobs"),
+        ({"stop": ""}, "stop"),
+        ({"stop": ["a", ""]}, "stop"),
+        ({"stop": ["a"] * 17}, "stop"),
+        ({"stop": [1]}, "stop"),
+        ({"stop_token_ids": "x"}, "stop_token_ids"),
+        ({"stop_token_ids": [VOCAB]}, "stop_token_ids"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids"),
+        ({"stop_token_ids": [True]}, "stop_token_ids"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream": True, "stream_options": {"nonsense": 1}}, "stream_options.nonsense"),
+        ({"stream": True, "stream_options": {"continuous_usage_stats": True}}, "stream_options.continuous_usage_stats"),
+        ({"prompt": None}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [[]]}, "prompt"),
+        ({"prompt": ["ok", ""]}, "prompt"),
+        ({"prompt": {"text": "x"}}, "prompt"),
+        ({"prompt": [1, "x"]}, "prompt"),
+        ({"prompt": [1.5]}, "prompt"),
+        ({"prompt": [VOCAB]}, "prompt"),
+        ({"prompt": [[-1]]}, "prompt"),
+        ({"prompt": [10**30]}, "prompt"),
+        ({"prompt": ["x"] * 1025}, "prompt"),
+        ({"prompt": [1] * 200}, "prompt"),
+        ({"messages": []}, "messages"),
+        ({"x" * 10_000: 1}, "x" * 100),
+    ],
+)
+def test_a_bad_value_is_named(front: Front, body: dict[str, Any], param: str) -> None:
+    error = front.refused(**body)
+    assert error["param"] == param
+    assert len(error["message"]) <= 1000
+    assert not front.engine.received, "the engine hears nothing of it"
+
+
+def test_a_missing_prompt(front: Front) -> None:
+    response = front.post("/v1/completions", model="tiny")
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "prompt"
+
+
+def test_a_context_that_is_too_small_has_both_numbers(front: Front) -> None:
+    error = front.refused(prompt=[1] * 150, max_tokens=100)
+    assert (error["param"], error["code"]) == ("max_tokens", "context_length_exceeded")
+    assert all(number in error["message"] for number in ("200", "150", "100", "50"))
+    error = front.refused(prompt=[1] * 250)
+    assert (error["param"], error["code"]) == ("prompt", "context_length_exceeded")
+    assert all(number in error["message"] for number in ("200", "250"))
+
+
+@pytest.mark.parametrize(
+    "content, headers",
+    [
+        (b"", {"content-type": "application/json"}),
+        (b"{", {"content-type": "application/json"}),
+        (b"[]", {"content-type": "application/json"}),
+        (b"\xff\xfe", {"content-type": "application/json"}),
+        (b'"text"', {"content-type": "application/json"}),
+        (b'{"prompt": "x"}', {"content-type": "text/plain"}),
+        (b'{"prompt": "x"}', {}),
+        (b"[" * 200_000, {"content-type": "application/json"}),
+        (b'{"prompt": "x", "seed": ' + b"9" * 10_000 + b"}", {"content-type": "application/json"}),
+    ],
+)
+def test_a_body_that_is_not_a_json_object(front: Front, content: bytes, headers: dict[str, str]) -> None:
+    response = front.http.post("/v1/completions", content=content, headers=headers)
+    assert response.status_code == 400
+    assert response.json()["error"]["type"] == "invalid_request_error"
+    assert len(response.content) < 2000
+
+
+def test_an_unknown_model_path_and_method(front: Front) -> None:
+    with pytest.raises(openai.NotFoundError) as caught:
+        front.openai.completions.create(model="gpt-9", prompt="x")
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+    assert front.http.get("/v1/models/gpt-9").json()["error"]["code"] == "model_not_found"
+    assert front.http.get("/v1/nothing").status_code == 404
+    assert front.http.get("/v1/nothing").json()["error"]["code"] == "not_found"
+    wrong = front.http.get("/v1/completions")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    assert wrong.json()["error"]["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_body_that_is_too_large(front: Front, announced: bool) -> None:
+    body = b'{"prompt": "' + b"x" * 33_000_000 + b'"}'
+    pieces = (body[i : i + 2**20] for i in range(0, len(body), 2**20))
+    response = front.http.post(
+        "/v1/completions", content=body if announced else pieces, headers={"content-type": "application/json"}
+    )
+    assert response.status_code == 413
+    assert response.json()["error"]["code"] == "body_too_large"
+
+
+def test_every_response_has_an_id(front: Front) -> None:
+    for path in ("/health", "/v1/nothing", "/v1/models"):
+        assert front.http.get(path, headers={"x-request-id": "mine-1"}).headers["x-request-id"] == "mine-1"
+        assert len(front.http.get(path).headers["x-request-id"]) == 32
+        assert len(front.http.get(path, headers={"x-request-id": "two words"}).headers["x-request-id"]) == 32
+
+
+def test_our_own_mistakes_say_nothing_of_the_inside(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("/secret/path")
+
+    monkeypatch.setattr("llmserve.server.generation.derived_seed", fail)
+    response = front.post("/v1/completions", prompt="x")
+    assert response.status_code == 500
+    assert "secret" not in response.text
+    assert response.json()["error"]["code"] == "internal_error"
+    assert response.headers["x-request-id"]
