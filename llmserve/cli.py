@@ -56,7 +56,8 @@ KVMemory = Annotated[
 MaxSeqs = Annotated[int, typer.Option(help="Sequences that run at once; more wait.")]
 MaxBatchedTokens = Annotated[int, typer.Option(help="Tokens computed in one step: the size of a prefill chunk.")]
 MaxModelLen = Annotated[
-    int | None, typer.Option(help="Tokens of a sequence, prompt included. Default: the model's, or what the cache holds.")
+    int | None,
+    typer.Option(help="Tokens of a sequence, prompt included. Default: the model's, or what the cache holds."),
 ]
 BlockSize = Annotated[int, typer.Option(help="Tokens in a block of the paged KV cache.")]
 PrefixCaching = Annotated[bool, typer.Option(help="Reuse the KV blocks of prompts that begin alike.")]
@@ -73,7 +74,9 @@ def build(
         int | None, typer.Option(help="int4: columns per scale, 128, 64 or 32. Default: the largest that fits.")
     ] = None,
     tp_size: Annotated[int | None, typer.Option(help="Ranks to shard over. Default: 1.")] = None,
-    dtype: Annotated[DTypeChoice | None, typer.Option(help="Of activations and unquantised weights. Default: auto.")] = None,
+    dtype: Annotated[
+        DTypeChoice | None, typer.Option(help="Of activations and unquantised weights. Default: auto.")
+    ] = None,
     device: Annotated[DeviceChoice | None, typer.Option(help="What the engine will run on. Default: cpu.")] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="YAML", help="Settings by the same names, see build_configs/; flags win.")
@@ -178,9 +181,7 @@ def chat(
     from llmserve.terminal import chat_in_terminal
 
     config = _engine_config(kv_cache_memory=kv_cache_memory, threads=threads)
-    sys.exit(
-        chat_in_terminal(engine, config, system, max_tokens=max_tokens, temperature=temperature, seed=seed)
-    )
+    sys.exit(chat_in_terminal(engine, config, system, max_tokens=max_tokens, temperature=temperature, seed=seed))
 
 
 @app.command()

@@ -87,9 +87,7 @@ def generate_text(
         async with open_session(engine, config) as session:
             ids = session.tokenizer.encode(prompt, add_special_tokens=True)
             await _print_stream(
-                session.stream(
-                    ids, max_tokens=max_tokens, temperature=temperature, seed=seed, continues_text=True
-                )
+                session.stream(ids, max_tokens=max_tokens, temperature=temperature, seed=seed, continues_text=True)
             )
 
     return _run(work)

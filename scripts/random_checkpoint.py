@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from llmserve.checkpoint.tensor_file import TensorFileWriter, TensorSpec
-from llmserve.models import make_model, read_config
 from llmserve.layers.layout import make_layout
+from llmserve.models import make_model, read_config
 
 BAND = 8192
 """Rows generated at a time."""

@@ -1,4 +1,4 @@
-"""Any number of ranks in one process, one thread each: for what tensor parallelism computes, not for how MPI moves it."""
+"""Any number of ranks in one process, a thread each: for what tensor parallelism computes, not for how MPI does it."""
 
 from __future__ import annotations
 

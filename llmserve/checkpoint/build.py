@@ -1,7 +1,7 @@
 """The build: a Hugging Face checkpoint in, an engine directory out, one rank's shard after another.
 
 Shard first, then quantise, once. Weights stream through in bands of rows, so memory is bounded by a band and not by
-the checkpoint, and the shard files get their full size before the first of them is computed, so a full disk shows early.
+the checkpoint; the shard files get their full size before any of them is computed, so a full disk shows early.
 """
 
 from __future__ import annotations

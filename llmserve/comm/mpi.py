@@ -54,7 +54,7 @@ class MpiComm:
 
     def all_reduce(self, x: Tensor) -> Tensor:
         # MPI knows no 16-bit floats: those are summed in fp32 and rounded once.
-        wide = x.contiguous() if x.dtype == torch.float32 else x.float()
+        wide = x.float().contiguous()
         self._world.Allreduce(self._mpi.IN_PLACE, wide.numpy())
         return wide.to(x.dtype)
 

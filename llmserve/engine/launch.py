@@ -1,4 +1,7 @@
-"""Starting processes: the ranks of an engine under the installed MPI, or the front beside rank 0. Nothing heavy is imported."""
+"""The commands that start processes: an engine's ranks under the installed MPI, and the front beside rank 0.
+
+Imports nothing heavy: the front uses it too.
+"""
 
 from __future__ import annotations
 

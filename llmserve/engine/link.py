@@ -64,7 +64,7 @@ class FrontLink:
 
         Raises FrontGoneError when the front has died.
         """
-        ready = dict(self._poller.poll(None if timeout is None else timeout * 1000))
+        ready = dict(self._poller.poll(None if timeout is None else int(timeout * 1000)))
         if self._wake_read in ready:
             os.read(self._wake_read, 4096)
         messages: list[ToEngine] = []

@@ -53,5 +53,3 @@ def _start_front(engine: Path, endpoint: str, server: ServerConfig) -> subproces
         start_new_session=True,
         preexec_fn=free_of_binding,
     )
-
-

@@ -48,9 +48,7 @@ class Attention:
             layout,
             bias=config.qkv_bias,
         )
-        self.o = RowParallel(
-            f"{name}.o", sources.o, config.num_heads * dim, q_rows, layout, bias=config.o_bias
-        )
+        self.o = RowParallel(f"{name}.o", sources.o, config.num_heads * dim, q_rows, layout, bias=config.o_bias)
         self.q_norm = sources.q_norm and RMSNorm(f"{name}.q_norm", sources.q_norm, dim, config.norm_eps, layout)
         self.k_norm = sources.k_norm and RMSNorm(f"{name}.k_norm", sources.k_norm, dim, config.norm_eps, layout)
 

@@ -39,7 +39,9 @@ class Embedding:
 class Head:
     """The LM head: logits over the whole vocabulary, gathered from all ranks."""
 
-    def __init__(self, name: str, source: str, vocab_size: int, hidden_size: int, layout: Layout, scheme: Scheme) -> None:
+    def __init__(
+        self, name: str, source: str, vocab_size: int, hidden_size: int, layout: Layout, scheme: Scheme
+    ) -> None:
         pieces, _ = _vocabulary_share(source, vocab_size, layout)
         self.vocab_size = vocab_size
         self.weight = Parameter(name, pieces, scheme, in_features=hidden_size)

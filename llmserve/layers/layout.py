@@ -14,7 +14,7 @@ from llmserve.quant import Scheme, make_scheme
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One rank's share: rank `rank` of `size`, parameters in `dtype`, matrices in `scheme`, the LM head in `head_scheme`."""
+    """One rank's share: parameters in `dtype`, the layers' matrices in `scheme`, the LM head in `head_scheme`."""
 
     rank: int
     size: int

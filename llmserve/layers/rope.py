@@ -11,7 +11,7 @@ from llmserve.config import Rope
 
 
 def inverse_frequencies(rope: Rope, head_dim: int) -> Tensor:
-    """[head_dim / 2] fp32: how far each pair turns per position (Su et al. 2021), after the checkpoint's scaling rule."""
+    """[head_dim / 2] fp32: how far each pair turns per position (Su et al. 2021), after the scaling rule."""
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
     plain = 1.0 / rope.theta**exponents
     if rope.kind == "linear":

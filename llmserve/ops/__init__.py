@@ -35,7 +35,7 @@ class Ops(Protocol):
         """[T, 2·I] → silu(first half) · second half, [T, I] (SwiGLU, Shazeer 2020)."""
 
     def write_kv(self, k: Tensor, v: Tensor, cache: Tensor, slots: Tensor) -> None:
-        """k, v [T, kv_heads, D] → cache [2, blocks, block_size, kv_heads, D] at slots [T] (block · block_size + offset)."""
+        """k, v [T, kv_heads, D] → cache [2, blocks, block_size, kv_heads, D] at slots [T] int64."""
 
     def paged_attention(self, q: Tensor, cache: Tensor, batch: Batch, scale: float, window: int | None) -> Tensor:
         """Causal attention of q [T, heads, D] over each sequence's own blocks → [T, heads, D].
@@ -51,8 +51,10 @@ class Ops(Protocol):
         """weight [N, K] int8, scale [N] fp32: W = weight · scale, row by row."""
 
     def linear_int4(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-        """weight [N, K/2] uint8, scale [N, K/g] fp16: groups of g columns; byte j holds columns 2j (low) and 2j+1 (high),
-        each stored as q + 8 with q in -8 … 7."""
+        """weight [N, K/2] uint8, scale [N, K/g] fp16: groups of g columns share a scale.
+
+        Byte j holds column 2j in its low half and 2j + 1 in its high half, each as q + 8 with q in -8 … 7.
+        """
 
 
 def choose(device: torch.device) -> Ops:

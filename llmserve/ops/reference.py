@@ -46,9 +46,7 @@ class ReferenceOps:
     def paged_attention(self, q: Tensor, cache: Tensor, batch: Batch, scale: float, window: int | None) -> Tensor:
         return torch.cat([self._attend(q, cache, batch, span, scale, window) for span in batch.spans])
 
-    def _attend(
-        self, q: Tensor, cache: Tensor, batch: Batch, span: Span, scale: float, window: int | None
-    ) -> Tensor:
+    def _attend(self, q: Tensor, cache: Tensor, batch: Batch, span: Span, scale: float, window: int | None) -> Tensor:
         block_size = cache.shape[2]
         start = span.context - span.length  # position of the span's first token
         low = 0 if window is None else max(0, start - window + 1)  # the first position any of its tokens sees

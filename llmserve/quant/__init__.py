@@ -45,4 +45,5 @@ def make_scheme(quant: str, group_size: int | None, dtype: torch.dtype) -> Schem
         if group_size not in GROUP_SIZES:
             raise BuildError(f"group size {group_size} is not one of {', '.join(map(str, GROUP_SIZES))}.")
         return Int4(group_size)
-    return {"none": Plain(dtype), "int8": Int8()}[quant]
+    schemes: dict[str, Scheme] = {"none": Plain(dtype), "int8": Int8()}
+    return schemes[quant]

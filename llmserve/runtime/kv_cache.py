@@ -41,10 +41,13 @@ def plan_kv_cache(config: EngineConfig, model: ModelConfig, kv_heads: int, tp_si
         )
     useful = config.max_num_seqs * -(-longest // size)
     memory = config.kv_cache_memory
-    num_blocks = min(DEFAULT_TOTAL // tp_size // block_bytes, useful) if memory is None else memory // block_bytes
+    share = DEFAULT_TOTAL // tp_size
+    num_blocks = min(share // block_bytes, useful) if memory is None else memory // block_bytes
     if num_blocks < 1:
+        given = f"--kv-cache-memory {memory}" if memory is not None else f"the default, {share} bytes per rank,"
         raise ConfigError(
-            f"--kv-cache-memory {memory} is less than one block of {size} tokens takes ({block_bytes} bytes); raise it."
+            f"{given} is less than one block of {size} tokens takes ({block_bytes} bytes); "
+            "raise --kv-cache-memory or lower --block-size."
         )
     tokens = num_blocks * size
     if config.max_model_len is not None and longest > tokens:

@@ -1,4 +1,4 @@
-"""From an engine directory to a rank that can compute: choose the device, load the shard strictly, allocate the KV cache."""
+"""From an engine directory to a rank that can compute: its device and threads, its shard taken strictly, its KV cache."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def device_of(manifest: Manifest, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def load_runner(engine: EngineDir, config: EngineConfig, comm: Comm, device: torch.device) -> tuple[ModelRunner, KVPlan]:
+def load_runner(
+    engine: EngineDir, config: EngineConfig, comm: Comm, device: torch.device
+) -> tuple[ModelRunner, KVPlan]:
     """Raises ConfigError or EngineDirError in one sentence."""
     manifest = engine.manifest
     layout = make_layout(manifest.quant, manifest.group_size, manifest.dtype, comm.rank, comm.size)
@@ -54,7 +56,9 @@ def load_runner(engine: EngineDir, config: EngineConfig, comm: Comm, device: tor
     for parameter in model.parameters():
         parameter.load(shard, device)
     if shard:
-        raise EngineDirError(f"rank{comm.rank}.safetensors holds tensors this model has not: {', '.join(sorted(shard)[:3])}.")
+        raise EngineDirError(
+            f"rank{comm.rank}.safetensors holds tensors this model has not: {', '.join(sorted(shard)[:3])}."
+        )
     model.to(device)
     cache = allocate(kv, manifest.model, heads_here, layout.dtype, device)
     ops = choose(device)

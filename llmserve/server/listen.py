@@ -64,10 +64,9 @@ class HttpServer:
     def start(self) -> None:
         self._serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
 
-    async def stop(self, *, at_once: bool = False) -> None:
+    async def stop(self) -> None:
         """No new connections; responses under way get `FLUSH_S` seconds to end."""
         self._server.should_exit = True
-        self._server.force_exit = at_once
         if self._serving is not None:
             await self._serving
 

@@ -96,7 +96,7 @@ class _Front:
             await self._drain()
         if isinstance(self._client.state, Failed):
             logger.error("%s", self._client.state.error)
-        await self._http.stop(at_once=self._abort_wanted.is_set())
+        await self._http.stop()
 
     async def _drain(self) -> None:
         """The engine finishes what runs, within the time it has; the port answers 503 to everything new."""
@@ -145,7 +145,7 @@ class _Front:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first SIGTERM or SIGINT asks for an end, the second does not wait for it."""
+        """The first SIGTERM or SIGINT lets running requests finish, the second breaks them off."""
         loop = asyncio.get_running_loop()
 
         def received() -> None:

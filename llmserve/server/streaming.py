@@ -35,18 +35,11 @@ class EventStreamResponse(Response):
     media_type = "text/event-stream"
 
     def __init__(self, chunks: AsyncIterator[bytes], on_end: Callable[[], None], ping_s: float = PING_S) -> None:
-        self.status_code = 200
-        self.background = None
-        self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]  # nobody knows it
         self._chunks = chunks
         self._on_end = on_end
         self._ping_s = ping_s
-
-    def init_headers(self, headers: Any = None) -> None:
-        self.body = b""
-        super().init_headers(headers)
-        # There is no body of known length.
-        self.raw_headers = [(name, value) for name, value in self.raw_headers if name != b"content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         pings: asyncio.Task[None] | None = None

@@ -63,7 +63,9 @@ class Server:
 
 def is_rank(process: psutil.Process) -> bool:
     line = " ".join(process.cmdline())
-    return "mpirun" not in line and ("llmserve.engine.rank" in line or re.search(r"llmserve( |.*-m llmserve )run ", line))
+    return "mpirun" not in line and (
+        "llmserve.engine.rank" in line or re.search(r"llmserve( |.*-m llmserve )run ", line)
+    )
 
 
 @contextmanager

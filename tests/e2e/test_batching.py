@@ -52,7 +52,9 @@ def test_batched_and_preempted_equals_alone_and_cached_equals_cold(server: Serve
         assert other.choices[0].token_ids == one.choices[0].token_ids
         assert other.choices[0].finish_reason == "length"
         # torch's matrix products differ in the last bits with the number of rows.
-        assert other.choices[0].logprobs.token_logprobs == pytest.approx(one.choices[0].logprobs.token_logprobs, abs=1e-4)
+        assert other.choices[0].logprobs.token_logprobs == pytest.approx(
+            one.choices[0].logprobs.token_logprobs, abs=1e-4
+        )
 
 
 def test_the_same_prompt_again_hits_the_prefix_cache_and_gives_the_same(server: Server) -> None:

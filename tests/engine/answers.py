@@ -77,7 +77,7 @@ def some_requests() -> list[Request]:
     """Short and long, greedy and seeded in every way; two pairs and a triple share a prefix."""
     rng = random.Random(0)
     prompts = [rng.choices(range(SIZES["vocab_size"]), k=length) for length in (1, 4, 17, 33, 47, 64)]
-    prompts += [prompts[3] + [9, 8, 7], prompts[5][:40], prompts[5][:40] + [1], prompts[2]]
+    prompts += [prompts[3] + [9, 8, 7], prompts[5][:40], [*prompts[5][:40], 1], prompts[2]]
     ways = [
         SamplingParams(max_tokens=12, temperature=0),
         SamplingParams(max_tokens=9, temperature=1.0, seed=11, logprobs=3),

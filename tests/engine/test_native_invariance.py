@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,9 +47,7 @@ def test_block_size_does_not_show(
 
 
 @pytest.mark.parametrize("block_size", [1, 4, 16])
-def test_cached_is_as_cold(
-    folder: Path, requests: list[Request], expected: dict[int, Answer], block_size: int
-) -> None:
+def test_cached_is_as_cold(folder: Path, requests: list[Request], expected: dict[int, Answer], block_size: int) -> None:
     engine = Engine(folder, block_size=block_size)
     engine.run(requests)
     again = engine.run([replace(request, id=request.id + 100) for request in requests])

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -13,17 +10,14 @@ import pytest
 from safetensors.torch import load_file
 
 from llmserve.comm.solo import SoloComm
-from llmserve.engine.launch import find_mpirun, rank_environment
 from tests.forward import deviation
 from tests.models.golden import FAMILIES, Golden, greedy, logits
+from tests.mpi import mpirun
 from tests.shared import shared
 from tests.tiny import build
 
 TOLERANCE = 1e-4
 """Of the logits' range; fp32 on both sides, so only the order of sums differs."""
-
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
@@ -52,12 +46,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     engines, out = tmp_path_factory.mktemp("engines"), tmp_path_factory.mktemp("out")
     for family in FAMILIES:
         build(goldens / family, engines / family, tp_size=2)
-    mpirun = [find_mpirun(), "-n", "2", "--bind-to", "none", "--map-by", ":OVERSUBSCRIBE"]
-    mpirun += ["--allow-run-as-root"] if os.geteuid() == 0 else []
-    rank = [sys.executable, "-m", "tests.models.golden_rank", str(engines), str(goldens), str(out)]
-    environment = {**rank_environment(), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*mpirun, *rank], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    mpirun(2, "tests.models.golden_rank", engines, goldens, out)
     return out
 
 

@@ -64,9 +64,8 @@ def test_every_token_sees_its_own_past_and_nothing_else(case: Case) -> None:
     needed = [-(-(before + new) // case.block_size) for before, new in case.lengths]
     order = torch.randperm(sum(needed) + 3, generator=generator)
     cache = torch.full((2, len(order), case.block_size, case.kv_heads, DIM), torch.nan, dtype=case.dtype)
-    table = torch.full(
-        (len(needed), max(needed) + 1), int(order[-1]), dtype=torch.int32
-    )  # stale entries: a block of NaN
+    stale = int(order[-1])  # a block of NaN
+    table = torch.full((len(needed), max(needed) + 1), stale, dtype=torch.int32)
     spans, queries, expected = [], [], []
     used = first = 0
     for row, (before, new) in enumerate(case.lengths):

@@ -120,11 +120,8 @@ def test_top_k_and_top_p_keep_what_they_should(seed: int, top_k: int, top_p: flo
 @settings(max_examples=30, deadline=None)
 def test_a_token_depends_on_nothing_but_its_row_seed_and_position(seed: int, rows: int, order: random.Random) -> None:
     logits = logits_of(*range(seed, seed + rows), vocab=300)
-    wants = [
-        Want(params(temperature=(0, 0.8, 1.5)[i % 3], top_k=(0, 5)[i % 2], top_p=(1, 0.9)[i // 2 % 2], seed=i, logprobs=3),
-             10 + i, i)
-        for i in range(rows)
-    ]  # fmt: skip
+    chosen = [params(), params(temperature=0), params(top_k=5), params(temperature=1.5, top_p=0.9)]
+    wants = [Want(replace(chosen[i % 4], seed=i, logprobs=3), 10 + i, i) for i in range(rows)]
     together = sample(logits, wants)
     shuffled = order.sample(range(rows), rows)
     again = sample(logits[shuffled], [wants[i] for i in shuffled])
@@ -210,12 +207,9 @@ def test_a_row_that_is_not_numbers_is_an_error_of_that_row_alone(bad: float) -> 
 @pytest.mark.parametrize("temperature", [0.0, 1.7])
 def test_logprobs_are_the_log_softmax_of_the_logits(count: int, temperature: float) -> None:
     logits = logits_of(0, 1, 2)
-    for row, sampled in zip(
-        logits,
-        sample(logits, [Want(params(temperature=temperature, top_p=0.8, logprobs=count), 5, 0)] * 3),
-        strict=True,
-    ):
-        expected = np.log(np.exp(row.double().numpy()) / np.exp(row.double().numpy()).sum())
+    wants = [Want(params(temperature=temperature, top_p=0.8, logprobs=count), 5, 0)] * 3
+    for row, sampled in zip(logits.double().numpy(), sample(logits, wants), strict=True):
+        expected = np.log(np.exp(row) / np.exp(row).sum())
         assert sampled.logprobs is not None
         assert sampled.logprobs.chosen == pytest.approx(expected[sampled.token], abs=1e-5)
         assert [token for token, _ in sampled.logprobs.top] == np.argsort(-expected)[:count].tolist()

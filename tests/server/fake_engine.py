@@ -69,6 +69,11 @@ class FakeEngine:
                 self._take(decode_to_engine(socket.recv()), socket)
             if self._busy():
                 self._step(socket)
+            if self._drained():
+                socket.send(encode(Events([TokenEvent(id, None, Finish.ABORT) for id in self.running])))
+                socket.send(encode(Stopped()))
+                self.running.clear()
+                break
         socket.close()
         context.term()
 
@@ -86,17 +91,9 @@ class FakeEngine:
             case Drain(timeout):
                 socket.send(encode(Draining()))
                 self._deadline = time.monotonic() + timeout
-        if self._deadline is not None:
-            threading.Thread(target=self._stop_when_done, daemon=True).start()
 
-    def _stop_when_done(self) -> None:
-        assert self._deadline is not None
-        while self.running and time.monotonic() < self._deadline:
-            time.sleep(0.005)
-        self.say(Events([TokenEvent(id, None, Finish.ABORT) for id in self.running]))
-        self.say(Stopped())
-        wait_for(lambda: not self._outbox)
-        self._quit.set()
+    def _drained(self) -> bool:
+        return self._deadline is not None and (not self.running or time.monotonic() >= self._deadline)
 
     def _step(self, socket: zmq.Socket[bytes]) -> None:
         events = []
@@ -136,4 +133,3 @@ def wait_for(condition: Callable[[], Any], timeout: float = 5.0) -> Any:
     return result
 
 
-__all__ = ["READY", "Failed", "FakeEngine", "Loading", "wait_for"]

@@ -133,13 +133,17 @@ def test_a_second_signal_does_not_wait(start: Any, config: dict[str, Any]) -> No
     process.url()
     engine = ready_engine(process, config)
     engine.allowance = 0
-    call = threading.Thread(target=lambda: read_stream(process.url()))
-    call.start()
+    lines: list[str] = []
+    streaming = threading.Thread(target=lambda: lines.extend(read_stream(process.url())))
+    streaming.start()
     engine.seen(Submit)
     process.process.send_signal(signal.SIGINT)
     engine.seen(Drain)
     process.process.send_signal(signal.SIGINT)
     assert process.exit_code() == 1
+    streaming.join()
+    assert "told to stop at once" in lines[-2]
+    assert lines[-1] == "data: [DONE]"
     engine.disconnect()
 
 

@@ -1,0 +1,161 @@
+"""How requests end: every one exactly once, for its own reason, and at no other request's expense."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from llmserve.errors import RequestError
+from llmserve.request import Finish, Request, SamplingParams
+from tests.engine.answers import Answer, Engine, assert_same
+from tests.tiny import SIZES
+
+MAX_LEN, VOCAB = SIZES["max_position_embeddings"], SIZES["vocab_size"]
+
+GREEDY = SamplingParams(max_tokens=MAX_LEN, temperature=0)
+
+
+def assert_idle(engine: Engine) -> None:
+    stats = engine.native.stats()
+    assert not engine.native.has_work
+    assert (stats.running, stats.waiting, stats.kv_usage) == (0, 0, 0.0)
+    assert engine.native.step() == []
+
+
+@pytest.mark.parametrize("prompt_len", [1, 16, MAX_LEN - 1])
+@pytest.mark.parametrize("block_size", [3, 16])
+def test_the_longest_sequence_fills_the_model_to_its_last_position(
+    folder: Path, prompt_len: int, block_size: int
+) -> None:
+    engine = Engine(folder, block_size=block_size)
+    answer = engine.run([Request(0, (5,) * prompt_len, GREEDY)])[0]
+    assert len(answer.tokens) == MAX_LEN - prompt_len
+    assert answer.finish is Finish.LENGTH
+    assert_idle(engine)
+
+
+def test_a_kv_cache_smaller_than_the_model_limits_the_length(folder: Path) -> None:
+    engine = Engine(folder, block_size=4, kv_cache_memory=40 * 512)
+    assert engine.native.kv.max_model_len == 40
+    answer = engine.run([Request(0, (5, 6, 7), GREEDY)])[0]
+    assert len(answer.tokens) == 37
+
+
+def test_max_tokens_ends_a_request(folder: Path, requests: list[Request], expected: dict[int, Answer]) -> None:
+    shorter = replace(requests[4], sampling=replace(requests[4].sampling, max_tokens=7, logprobs=None))
+    answer = Engine(folder).run([shorter])[4]
+    assert answer.tokens == expected[4].tokens[:7]
+    assert answer.finish is Finish.LENGTH
+
+
+def test_a_stop_token_ends_a_request_and_is_its_last_token(
+    folder: Path, requests: list[Request], expected: dict[int, Answer]
+) -> None:
+    tokens = expected[4].tokens
+    stop = next(token for token in tokens[3:] if tokens.index(token) >= 3)
+    sampling = replace(requests[4].sampling, stop_token_ids=frozenset({stop}))
+    answer = Engine(folder).run([replace(requests[4], sampling=sampling)])[4]
+    assert answer.tokens == tokens[: tokens.index(stop) + 1]
+    assert answer.finish is Finish.STOP
+
+
+def test_min_tokens_goes_on_past_a_stop_token_without_taking_it(folder: Path, requests: list[Request]) -> None:
+    first = Engine(folder).run([requests[4]])[4].tokens[0]
+    sampling = replace(requests[4].sampling, stop_token_ids=frozenset({first}), min_tokens=5)
+    answer = Engine(folder).run([replace(requests[4], sampling=sampling)])[4]
+    assert len(answer.tokens) >= 5
+    assert first not in answer.tokens[:5]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 5])
+def test_an_abort_ends_one_request_and_disturbs_no_other(
+    folder: Path, requests: list[Request], expected: dict[int, Answer], steps: int
+) -> None:
+    """At any moment: waiting, in its prompt, or generating."""
+    for victim in (0, 4, 5):
+        engine = Engine(folder, block_size=4, max_num_batched_tokens=24)
+        for request in requests:
+            engine.submit(request)
+        for _ in range(steps):
+            engine.step()
+        event = engine.native.abort(victim)
+        assert event is not None
+        assert event.token is None
+        assert event.finish is Finish.ABORT
+        engine.add([event])
+        assert engine.native.abort(victim) is None
+        engine.run()
+        assert engine.answers[victim].tokens == expected[victim].tokens[: len(engine.answers[victim].tokens)]
+        for i in expected.keys() - {victim}:
+            assert_same(engine.answers[i], expected[i])
+        assert_idle(engine)
+
+
+def test_abort_of_nobody_is_nothing(folder: Path) -> None:
+    assert Engine(folder).native.abort(7) is None
+
+
+def test_abort_all_ends_everyone_and_the_engine_goes_on(
+    folder: Path, requests: list[Request], expected: dict[int, Answer]
+) -> None:
+    engine = Engine(folder, block_size=4, max_num_batched_tokens=24)
+    for request in requests:
+        engine.submit(request)
+    for _ in range(3):
+        engine.step()
+    open_requests = {i for i, answer in engine.answers.items() if answer.finish is None}
+    events = engine.native.abort_all(Finish.ERROR, "the engine failed.")
+    engine.add(events)
+    assert sorted(event.request_id for event in events) == sorted(open_requests)
+    assert {(event.finish, event.error) for event in events} == {(Finish.ERROR, "the engine failed.")}
+    assert_idle(engine)
+    again = engine.run([replace(request, id=request.id + 100) for request in requests])
+    for i, answer in expected.items():
+        assert_same(again[i + 100], answer)
+
+
+@pytest.mark.parametrize(
+    "prompt", [(), (VOCAB,), (1, -1), (5,) * MAX_LEN], ids=["empty", "too high", "negative", "long"]
+)
+def test_a_prompt_that_cannot_be_served_is_refused_at_once(folder: Path, prompt: tuple[int, ...]) -> None:
+    engine = Engine(folder)
+    with pytest.raises(RequestError) as caught:
+        engine.native.submit(Request(0, prompt, GREEDY))
+    assert caught.value.param == "prompt"
+    assert_idle(engine)
+
+
+def test_logits_that_are_no_numbers_end_their_request_and_no_other(
+    folder: Path, requests: list[Request], expected: dict[int, Answer]
+) -> None:
+    """One token of the vocabulary is poison. Whoever has it in the prompt fails; whoever comes after finds no trace."""
+    poison = next(t for t in range(VOCAB) if not any(t in r.prompt + tuple(expected[r.id].tokens) for r in requests))
+    engine = Engine(folder, block_size=4, kv_cache_memory=160 * 512)
+    engine.native._runner._model.embedding.table.weight[poison] = torch.nan
+    victims = [Request(100 + i, (*r.prompt[:20], poison, *r.prompt[20:]), r.sampling) for i, r in enumerate(requests)]
+    engine.run([request for pair in zip(requests, victims, strict=True) for request in pair])
+    late = engine.run([replace(request, id=request.id + 200) for request in requests + victims])
+    for i, answer in expected.items():
+        assert_same(engine.answers[i], answer)
+        assert_same(late[i + 200], answer)
+    for victim in victims:
+        for answer in (engine.answers[victim.id], late[victim.id + 200]):
+            assert answer.finish is Finish.ERROR
+            assert answer.tokens == []
+    assert_idle(engine)
+
+
+def test_stats_count_what_happened(folder: Path, requests: list[Request]) -> None:
+    engine = Engine(folder, block_size=4)
+    engine.submit(requests[5])
+    engine.step()
+    stats = engine.native.stats()
+    assert (stats.running, stats.waiting, stats.steps, stats.scheduled_tokens) == (1, 0, 1, len(requests[5].prompt))
+    assert stats.kv_usage > 0
+    engine.run([replace(requests[5], id=100)])
+    stats = engine.native.stats()
+    assert stats.prefix_queries == 2 * len(requests[5].prompt)
+    assert stats.prefix_hits == (len(requests[5].prompt) - 1) // 4 * 4
