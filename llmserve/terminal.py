@@ -12,11 +12,12 @@ from typing import Any
 
 from llmserve.config import EngineConfig, Manifest
 from llmserve.engine.group import EngineGroup
-from llmserve.errors import EngineDeadError, EngineDirError, LlmserveError, RequestError
+from llmserve.errors import EngineDirError, LlmserveError, RequestError
 from llmserve.logs import setup_logging
-from llmserve.request import Finish, SamplingParams
+from llmserve.request import SamplingParams
 from llmserve.server.engine_client import EngineClient
-from llmserve.tokenizer import Detokenizer, Tokenizer
+from llmserve.server.generation import Generation, Job
+from llmserve.tokenizer import Tokenizer
 
 
 class Session:
@@ -37,26 +38,28 @@ class Session:
             raise RequestError(
                 f"the prompt has {len(prompt)} tokens and the model takes {self._max_model_len}; shorten it."
             )
-        generation = self._manifest.generation
-        sampling = SamplingParams(
-            max_tokens=min(max_tokens or left, left),
-            temperature=temperature,
-            top_p=generation.top_p or 1.0,
-            top_k=generation.top_k or 0,
+        given = self._manifest.generation
+        limit = min(max_tokens or left, left)
+        job = Job(
+            prompts=[tuple(prompt)],
+            sampling=SamplingParams(
+                max_tokens=limit,
+                temperature=temperature,
+                top_p=given.top_p or 1.0,
+                top_k=given.top_k or 0,
+                stop_token_ids=frozenset(given.eos_token_ids),
+            ),
+            max_tokens=[limit],
+            eos_token_ids=frozenset(given.eos_token_ids),
             seed=seed,
-            stop_token_ids=frozenset(generation.eos_token_ids),
+            continues_text=continues_text,
         )
-        detokenizer = Detokenizer(self.tokenizer, continues_text=continues_text)
-        events = self._client.submit([(tuple(prompt), sampling)])
+        generation = Generation(self._client, self.tokenizer, job)
         try:
-            async for event in events:
-                if event.finish is Finish.ERROR:
-                    raise EngineDeadError(event.error or "the engine failed.")
-                if event.token is not None and event.finish is not Finish.STOP:
-                    yield detokenizer.feed(event.token)
-            yield detokenizer.end()
+            async for delta in generation.deltas():
+                yield delta.text
         finally:
-            events.close()
+            generation.close()
 
 
 @asynccontextmanager
@@ -66,7 +69,7 @@ async def open_session(engine: Path, config: EngineConfig) -> AsyncIterator[Sess
         raise EngineDirError(f"{engine} has no tokenizer, so it has no text; serve it and send token ids.")
     with tempfile.TemporaryDirectory(prefix="llmserve-") as folder:
         endpoint = f"ipc://{folder}/engine"
-        async with EngineClient(endpoint) as client, EngineGroup(engine, config, endpoint) as group:
+        async with EngineClient(endpoint) as client, EngineGroup(engine, config, endpoint, "ERROR") as group:
             watch = asyncio.create_task(_report_end(group, client))
             ready = await client.wait_ready()
             yield Session(client, Tokenizer.load(engine), manifest, ready.max_model_len)

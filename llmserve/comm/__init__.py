@@ -24,6 +24,9 @@ class Comm(Protocol):
     def all_gather(self, x: Tensor) -> Tensor:
         """[R, n] of each rank → [R, size · n], in rank order, on every rank."""
 
+    def all_gather_text(self, text: str) -> list[str]:
+        """One short text of each rank, on every rank, in rank order; for comparing notes at start, not for steps."""
+
     def abort(self, code: int) -> None:
         """End every rank at once with this exit code. Does not return."""
 

@@ -48,9 +48,8 @@ class MpiComm:
         self._speaker.say(words)
         return words
 
-    def gather_objects(self, value: object) -> list[object]:
-        """One small value of each rank, on every rank; for comparing notes at start, not for steps."""
-        return self._world.allgather(value)
+    def all_gather_text(self, text: str) -> list[str]:
+        return self._world.allgather(text)
 
     def all_reduce(self, x: Tensor) -> Tensor:
         # MPI knows no 16-bit floats: those are summed in fp32 and rounded once.

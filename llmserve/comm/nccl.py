@@ -21,10 +21,9 @@ class NcclComm:
         self.size = mpi.size
         host = "127.0.0.1" if mpi.local_size == mpi.size else socket.getfqdn()
         store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False) if mpi.rank == 0 else None
-        address = mpi.gather_objects((host, store.port) if store else None)[0]
-        assert isinstance(address, tuple)
+        address = mpi.all_gather_text(f"{host} {store.port}" if store else "")[0].split()
         if store is None:
-            store = dist.TCPStore(address[0], address[1], is_master=False)
+            store = dist.TCPStore(address[0], int(address[1]), is_master=False)
         dist.init_process_group("nccl", store=store, rank=self.rank, world_size=self.size, device_id=device)
 
     def broadcast(self, words: array[int] | None = None) -> array[int]:
@@ -38,6 +37,9 @@ class NcclComm:
         parts = x.new_empty((self.size, *x.shape))
         dist.all_gather_into_tensor(parts, x.contiguous())
         return parts.transpose(0, 1).flatten(1)
+
+    def all_gather_text(self, text: str) -> list[str]:
+        return self._mpi.all_gather_text(text)
 
     def abort(self, code: int) -> None:
         self._mpi.abort(code)

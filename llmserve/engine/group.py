@@ -21,11 +21,9 @@ class EngineGroup:
     The ranks get a session of their own, so that Ctrl-C at the terminal reaches us alone and we can end them in order.
     """
 
-    def __init__(self, engine: Path, config: EngineConfig, endpoint: str) -> None:
-        manifest = Manifest.read(engine)
-        self._command = rank_command(
-            RankOptions(engine=str(engine), config=config, endpoint=endpoint), manifest.tp_size
-        )
+    def __init__(self, engine: Path, config: EngineConfig, endpoint: str, log_level: str = "INFO") -> None:
+        options = RankOptions(engine=str(engine), config=config, endpoint=endpoint, log_level=log_level)
+        self._command = rank_command(options, Manifest.read(engine).tp_size)
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> EngineGroup:

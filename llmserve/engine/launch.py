@@ -21,6 +21,7 @@ class RankOptions(Frozen):
     engine: str
     config: EngineConfig
     endpoint: str  # of the front that waits for this engine
+    log_level: str = "INFO"
 
 
 def launched_by_mpi() -> bool:

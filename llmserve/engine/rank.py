@@ -12,8 +12,6 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from llmserve.checkpoint.engine_dir import EngineDir, shard_name
 from llmserve.comm import Comm
 from llmserve.comm.mpi import MpiComm
@@ -21,11 +19,11 @@ from llmserve.comm.nccl import NcclComm
 from llmserve.comm.solo import SoloComm
 from llmserve.config import EngineConfig
 from llmserve.engine.launch import RankOptions, allowed_cores, launched_by_mpi
-from llmserve.engine.link import FrontGoneError, FrontLink
+from llmserve.engine.link import FrontLink
 from llmserve.engine.messages import Failed, Loading, Ready
 from llmserve.engine.native import NativeEngine, worker_loop
 from llmserve.engine.serve import EngineLoop
-from llmserve.errors import EngineDeadError, LlmserveError
+from llmserve.errors import LlmserveError
 from llmserve.logs import setup_logging
 from llmserve.runtime.kv_cache import KVPlan
 from llmserve.runtime.load import device_of, load_runner, use_threads
@@ -35,6 +33,10 @@ log = logging.getLogger("llmserve.engine")
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """SIGUSR1 because mpirun passes it on, where it answers SIGTERM by killing the ranks within half a second."""
+
+class EngineStartError(LlmserveError):
+    """A rank could not load. Every rank raises it, so that all leave in order and one of them says why."""
+
 
 BytesDone = Callable[[int], None]
 
@@ -54,12 +56,18 @@ class Rank:
             self.comm = NcclComm(mpi, self.device)
 
     def load(self, progress: BytesDone) -> tuple[ModelRunner, KVPlan]:
-        """Verify and load this rank's shard; returns when every rank has."""
-        if self.config.verify:
-            self.directory.verify([shard_name(self.index)], progress)
-        runner, kv = load_runner(self.directory, self.config, self.comm, self.device)
-        self.comm.all_reduce(torch.zeros(1, device=self.device))
-        return runner, kv
+        """Verify and load this rank's shard; returns when every rank has. EngineStartError where one could not."""
+        try:
+            if self.config.verify:
+                self.directory.verify([shard_name(self.index)], progress)
+            loaded, problem = load_runner(self.directory, self.config, self.comm, self.device), ""
+        except LlmserveError as e:
+            loaded, problem = None, str(e)
+        problems = [(rank, text) for rank, text in enumerate(self.comm.all_gather_text(problem)) if text]
+        if loaded is None or problems:
+            rank, text = problems[0]
+            raise EngineStartError(text if len(problems) == self.comm.size else f"rank {rank}: {text}")
+        return loaded
 
     def lead(self, link: FrontLink, shutdown_timeout: float) -> None:
         """Rank 0's work, until it is told to stop."""
@@ -104,7 +112,13 @@ def run_rank(rank: Rank, link: FrontLink | None, shutdown_timeout: float) -> int
         else:
             rank.follow()
         return 0
-    except (FrontGoneError, EngineDeadError, LlmserveError) as e:
+    except EngineStartError as e:
+        if link:
+            log.error("%s", e)
+            link.send(Failed(str(e)))
+            link.close()
+        return 1
+    except LlmserveError as e:
         error = str(e)
     except Exception:
         traceback.print_exc()
@@ -130,8 +144,8 @@ def join(engine: Path, config: EngineConfig) -> Rank | None:
 
 def main() -> int:
     """`python -m llmserve.engine.rank OPTIONS`, started by whoever holds the front."""
-    setup_logging()
     options = RankOptions.model_validate_json(sys.argv[1])
+    setup_logging(options.log_level)
     rank = join(Path(options.engine), options.config)
     if rank is None:
         return 1

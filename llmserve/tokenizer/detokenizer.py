@@ -1,7 +1,8 @@
 """Text out of tokens as they come, never with half a character in it.
 
-What `feed` and `end` return, joined, is what decoding all tokens at once gives, whatever the tokens are:
-also where bytes are not UTF-8. The cost of a token does not depend on how many came before.
+What `feed` and `end` return, joined, is what decoding all tokens at once gives, whatever the tokens are, with one
+exception: a SentencePiece decoder that meets a bad byte gives up the good characters of the same run of byte tokens
+too, and those have been streamed by then. The cost of a token does not depend on how many came before.
 
 Some decoders drop the space before a text's first word. Where the tokens continue a prompt's text
 (`continues_text`), that space stands between two words and stays.
@@ -58,7 +59,10 @@ class _Bytes:
 
 
 class _Texts:
-    """Text tokens, each complete; a run of byte tokens waits for its end, since one bad byte changes all of it."""
+    """Text tokens, each complete; byte tokens wait until they are whole characters.
+
+    Bytes that cannot become UTF-8 wait for the end of their run, of which the decoder then makes what it will.
+    """
 
     def __init__(self, pieces: Pieces, continues_text: bool) -> None:
         self._pieces = pieces
@@ -68,12 +72,19 @@ class _Texts:
     def feed(self, token: int) -> str:
         if self._pieces.is_byte(token):
             self._run.append(token)
-            return ""
+            return self.end() if self._is_whole() else ""
         return self.end() + self._add([token])
 
     def end(self) -> str:
         run, self._run = self._run, []
         return self._add(run) if run else ""
+
+    def _is_whole(self) -> bool:
+        try:
+            b"".join(map(self._pieces.bytes_of, self._run)).decode()
+        except UnicodeDecodeError:
+            return False
+        return True
 
     @property
     def held_characters(self) -> int:

@@ -14,8 +14,6 @@ from llmserve.engine.messages import (
     Drain,
     Draining,
     Events,
-    Failed,
-    Loading,
     Ready,
     Stats,
     Stopped,
@@ -131,5 +129,3 @@ def wait_for(condition: Callable[[], Any], timeout: float = 5.0) -> Any:
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.002)
     return result
-
-
