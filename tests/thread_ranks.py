@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,25 +17,28 @@ T = TypeVar("T")
 
 
 class ThreadComm:
-    def __init__(self, rank: int, barrier: Barrier, table: list[Tensor | None]) -> None:
+    def __init__(self, rank: int, barrier: Barrier, table: list[Any]) -> None:
         self.rank = rank
         self.size = barrier.parties
         self._barrier = barrier
         self._table = table
 
-    def _exchange(self, x: Tensor) -> list[Tensor]:
+    def _exchange(self, x: T) -> list[T]:
         """What every rank brought, in rank order."""
-        self._table[self.rank] = x.clone()
+        self._table[self.rank] = x
         self._barrier.wait()
         parts = list(self._table)
         self._barrier.wait()
         return parts
 
     def all_reduce(self, x: Tensor) -> Tensor:
-        return torch.stack(self._exchange(x)).sum(0)
+        return torch.stack(self._exchange(x.clone())).sum(0)
 
     def all_gather(self, x: Tensor) -> Tensor:
-        return torch.cat(self._exchange(x), dim=1)
+        return torch.cat(self._exchange(x.clone()), dim=1)
+
+    def all_gather_text(self, text: str) -> list[str]:
+        return self._exchange(text)
 
     def broadcast(self, words: array[int] | None = None) -> array[int]:
         raise NotImplementedError("each rank is told its plans directly")

@@ -16,6 +16,7 @@ from llmserve.errors import EngineDeadError
 _HEADER = struct.Struct("<i")
 TOKEN_BYTES = 16
 CONNECT_TIMEOUT = 60.0
+GREETING_TIMEOUT = 5.0
 
 
 class Speaker:
@@ -33,14 +34,20 @@ class Speaker:
         """Wait for every listener; whoever does not know the token is turned away."""
         while len(self._listeners) < self._expected:
             line, _ = self._server.accept()
-            line.settimeout(CONNECT_TIMEOUT)
-            if secrets.compare_digest(_receive(line, TOKEN_BYTES), self.token):
+            if self._knows_token(line):
                 line.settimeout(None)
                 line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._listeners.append(line)
             else:
                 line.close()
         self._server.close()
+
+    def _knows_token(self, line: socket.socket) -> bool:
+        line.settimeout(GREETING_TIMEOUT)
+        try:
+            return secrets.compare_digest(_receive(line, TOKEN_BYTES), self.token)
+        except EngineDeadError:  # it said too little, or nothing
+            return False
 
     def say(self, words: array[int]) -> None:
         data = words.tobytes()

@@ -91,8 +91,8 @@ class Parameter:
         implied = (piece.of,) if self.in_features is None else (piece.of, self.in_features)
         if source.shape(piece.source) != implied:
             raise BuildError(
-                f"{piece.source} has shape {list(source.shape(piece.source))}, but config.json implies {list(implied)}; the "
-                "checkpoint and its config do not belong together."
+                f"{piece.source} has shape {list(source.shape(piece.source))}, but config.json implies "
+                f"{list(implied)}; the checkpoint and its config do not belong together."
             )
 
     def _band(self, source: Source, piece: Piece, start: int, stop: int) -> Tensor:
@@ -111,8 +111,8 @@ class Parameter:
                 raise EngineDirError(f"the engine lacks the tensor {name}; build it again with this llmserve.")
             if tuple(tensor.shape) != shape or tensor.dtype != dtype:
                 raise EngineDirError(
-                    f"the engine's tensor {name} is {list(tensor.shape)} {tensor.dtype}, expected {list(shape)} {dtype}; build "
-                    "it again with this llmserve."
+                    f"the engine's tensor {name} is {list(tensor.shape)} {tensor.dtype}, expected {list(shape)} "
+                    f"{dtype}; build it again with this llmserve."
                 )
             self._stored[name.rpartition(".")[2]] = tensor.to(device)
 

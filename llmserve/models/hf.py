@@ -82,7 +82,7 @@ class HfConfig:
         inner = HfConfig(scaling)
         if nested := [key for key, value in scaling.items() if isinstance(value, dict)]:
             raise CheckpointError(
-                f"config.json has a rope of its own for {' and for '.join(nested)}; llmserve computes one for all layers."
+                f"config.json has a rope of its own for {' and for '.join(nested)}; llmserve computes one rope."
             )
         theta = inner.positive("rope_theta", self.positive("rope_theta", 10000.0))
         self.require("partial_rotary_factor", 1.0)

@@ -1,4 +1,4 @@
-"""From an engine directory to a rank that can compute: its device and threads, its shard taken strictly, its KV cache."""
+"""From an engine directory to a rank that can compute: device and threads, the shard taken strictly, the KV cache."""
 
 from __future__ import annotations
 

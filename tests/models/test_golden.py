@@ -19,6 +19,7 @@ from tests.tiny import build
 TOLERANCE = 1e-4
 """Of the logits' range; fp32 on both sides, so only the order of sums differs."""
 
+
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     return request.param
