@@ -34,6 +34,7 @@ log = logging.getLogger("llmserve.engine")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """SIGUSR1 because mpirun passes it on, where it answers SIGTERM by killing the ranks within half a second."""
 
+
 class EngineStartError(LlmserveError):
     """A rank could not load. Every rank raises it, so that all leave in order and one of them says why."""
 

@@ -12,21 +12,23 @@ from llmserve.quant import Scheme
 from llmserve.quant.plain import Plain
 
 
-def _vocabulary_share(source: str, vocab_size: int, layout: Layout) -> tuple[list[Piece], int]:
-    """This rank's rows of a [vocab_size, …] tensor, padded with zeros so that all ranks hold equally many."""
+def vocabulary_matrix(
+    name: str, source: str, vocab_size: int, hidden_size: int, layout: Layout, scheme: Scheme
+) -> Parameter:
+    """This rank's rows of a [vocab_size, hidden_size] tensor, padded with zeros so that all ranks hold equally many."""
     share = -(-vocab_size // layout.size)
     first = min(layout.rank * share, vocab_size)
     stop = min(first + share, vocab_size)
     pieces = [Piece(source, first, stop, vocab_size)] if stop > first else []
     if stop - first < share:
         pieces.append(Piece(None, 0, share - (stop - first), vocab_size))
-    return pieces, layout.rank * share
+    return Parameter(name, pieces, scheme, in_features=hidden_size)
 
 
 class Embedding:
     def __init__(self, name: str, source: str, vocab_size: int, hidden_size: int, layout: Layout) -> None:
-        pieces, self.first = _vocabulary_share(source, vocab_size, layout)
-        self.table = Parameter(name, pieces, Plain(layout.dtype), in_features=hidden_size)
+        self.table = vocabulary_matrix(name, source, vocab_size, hidden_size, layout, Plain(layout.dtype))
+        self.first = layout.rank * self.table.num_rows
 
     def parameters(self) -> Iterator[Parameter]:
         yield self.table
@@ -39,20 +41,10 @@ class Embedding:
 class Head:
     """The LM head: logits over the whole vocabulary, gathered from all ranks."""
 
-    def __init__(
-        self, name: str, source: str, vocab_size: int, hidden_size: int, layout: Layout, scheme: Scheme
-    ) -> None:
-        pieces, _ = _vocabulary_share(source, vocab_size, layout)
+    def __init__(self, weight: Parameter, vocab_size: int) -> None:
+        """`weight`: a `vocabulary_matrix`; the embedding's own table where the two are tied."""
+        self.weight = weight
         self.vocab_size = vocab_size
-        self.weight = Parameter(name, pieces, scheme, in_features=hidden_size)
-
-    @classmethod
-    def tied(cls, embedding: Embedding, vocab_size: int) -> Head:
-        """A head that is the embedding table itself: nothing is stored twice."""
-        head = cls.__new__(cls)
-        head.vocab_size = vocab_size
-        head.weight = embedding.table
-        return head
 
     def parameters(self) -> Iterator[Parameter]:
         yield self.weight

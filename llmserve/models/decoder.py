@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llmserve.config import ModelConfig
 from llmserve.layers.attention import Attention, AttentionSources
-from llmserve.layers.embedding import Embedding, Head
+from llmserve.layers.embedding import Embedding, Head, vocabulary_matrix
 from llmserve.layers.layout import Env, Layout
 from llmserve.layers.mlp import GatedMLP, MLPSources
 from llmserve.layers.norm import RMSNorm
@@ -69,11 +69,12 @@ class Decoder:
         # A tied head shares the table as long as both are stored alike; a quantised head is stored beside it.
         self._head_is_table = config.tie_embeddings and layout.head_scheme.name == "none"
         source = sources.embedding if config.tie_embeddings else sources.head
-        self.head = (
-            Head.tied(self.embedding, vocab)
+        weight = (
+            self.embedding.table
             if self._head_is_table
-            else Head("head", source, vocab, hidden, layout, layout.head_scheme)
+            else vocabulary_matrix("head", source, vocab, hidden, layout, layout.head_scheme)
         )
+        self.head = Head(weight, vocab)
 
     def parameters(self) -> Iterator[Parameter]:
         """Every stored parameter once, in the order of the computation."""
