@@ -19,11 +19,12 @@ from llmserve.checkpoint.disk import readable_bytes
 from llmserve.checkpoint.engine_dir import EngineDirWriter, shard_name
 from llmserve.checkpoint.source import Checkpoint
 from llmserve.checkpoint.tensor_file import TensorFileWriter, TensorSpec
-from llmserve.config import MAX_TP_SIZE, BuildConfig, GenerationDefaults, Manifest, ModelConfig
+from llmserve.config import MAX_TP_SIZE, BuildConfig, Manifest, ModelConfig
 from llmserve.errors import BuildError, CheckpointError
 from llmserve.layers.layout import make_layout
 from llmserve.models import make_model, read_config
 from llmserve.models.decoder import Decoder
+from llmserve.models.generation import read_generation
 from llmserve.quant import GROUP_SIZES
 
 Progress = Callable[[str, int, int], None]
@@ -42,6 +43,7 @@ class BuildReport:
     source_bytes: int  # of the checkpoint's tensors
     engine_bytes: int  # of all shards
     num_weights: int  # of the checkpoint, tied ones once
+    not_applied: tuple[str, ...]  # of generation_config.json
 
     @property
     def bits_per_weight(self) -> float:
@@ -58,6 +60,7 @@ def build_engine(
     group_size = _group_size(model, config, dtype)
     ranks = [_rank_model(model, config, group_size, dtype, rank) for rank in range(config.tp_size)]
     used = _check_tensors(checkpoint, ranks)
+    generation = read_generation(checkpoint.config, checkpoint.generation_config)
     manifest = Manifest(
         llmserve_version=__version__,
         device=config.device,
@@ -67,7 +70,7 @@ def build_engine(
         group_size=group_size,
         tp_size=config.tp_size,
         dtype=dtype,
-        generation=_generation_defaults(checkpoint),
+        generation=generation.defaults,
         tokenizer_sha256=_tokenizer_sha256(checkpoint),
         source_fingerprint=checkpoint.fingerprint(),
         files={},
@@ -83,6 +86,7 @@ def build_engine(
         source_bytes=checkpoint.total_bytes,
         engine_bytes=sum(manifest.files[shard_name(rank)].size for rank in range(config.tp_size)),
         num_weights=sum(math.prod(checkpoint.shape(name)) for name in used),
+        not_applied=generation.not_applied,
     )
 
 
@@ -193,17 +197,6 @@ def _write_shards(checkpoint: Checkpoint, ranks: list[Decoder], folder: Path, re
                     report("weights", done, total)
 
 
-def _generation_defaults(checkpoint: Checkpoint) -> GenerationDefaults:
-    """generation_config.json, with the end-of-text ids of config.json where it names none."""
-    given = checkpoint.generation_config
-    eos = given.get("eos_token_id", checkpoint.config.get("eos_token_id"))
-    ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
-    if not all(type(i) is int for i in ids):
-        raise CheckpointError(f"generation_config.json gives eos_token_id as {eos!r}, which is no list of token ids.")
-    numbers = {key: given[key] for key in ("temperature", "top_p", "top_k") if isinstance(given.get(key), int | float)}
-    return GenerationDefaults(eos_token_ids=tuple(ids), **numbers)
-
-
 def _tokenizer_sha256(checkpoint: Checkpoint) -> str | None:
     files = [f for f in checkpoint.tokenizer_files() if f.name.startswith("tokenizer.") or f.suffix == ".tiktoken"]
     return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest() if files else None
@@ -214,7 +207,7 @@ def describe(report: BuildReport) -> list[tuple[str, str]]:
     m = report.manifest
     scheme = m.quant if m.group_size is None else f"{m.quant}, groups of {m.group_size}"
     ratio = report.engine_bytes / report.source_bytes
-    return [
+    rows = [
         ("model", f"{m.model_name} ({m.model.family})"),
         ("weights", f"{report.num_weights / 1e6:,.1f} M"),
         ("quantisation", f"{scheme}, activations {m.dtype}"),
@@ -222,3 +215,6 @@ def describe(report: BuildReport) -> list[tuple[str, str]]:
         ("before", readable_bytes(report.source_bytes)),
         ("after", f"{readable_bytes(report.engine_bytes)} ({ratio:.0%}), {report.bits_per_weight:.2f} bits per weight"),
     ]
+    if report.not_applied:
+        rows.append(("not applied", f"{', '.join(report.not_applied)} of generation_config.json: not supported yet"))
+    return rows

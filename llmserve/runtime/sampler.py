@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llmserve.request import SamplingParams, TokenLogprobs
-from llmserve.scheduler.scheduler import Sampled
+from llmserve.scheduler.plan import Sampled
 
 _MASK = 2**64 - 1
 

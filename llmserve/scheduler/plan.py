@@ -1,4 +1,4 @@
-"""One step of work, as rank 0 tells it to every rank: flat int32 on the wire, no pickle.
+"""One step of work, as rank 0 tells it to every rank: flat int32 on the wire, no pickle; and what sampling made of it.
 
 A plan says what to compute and where its KV goes. It knows nothing of requests, sampling parameters or text, so a rank
 that executes one needs no state but its KV blocks and its block table (one row of block numbers per sequence).
@@ -9,6 +9,8 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass
 from typing import NamedTuple
+
+from llmserve.request import TokenLogprobs
 
 
 class Chunk(NamedTuple):
@@ -80,3 +82,11 @@ class StepPlan:
         if at != len(flat):
             raise ValueError(f"not a step plan: it ends at word {at}, but {len(flat)} came")
         return cls(tuple(chunks))
+
+
+class Sampled(NamedTuple):
+    """What the sampler made of one row of logits: a token, or with `error` one sentence why there is none."""
+
+    token: int
+    logprobs: TokenLogprobs | None = None
+    error: str | None = None

@@ -19,21 +19,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from llmserve.errors import RequestError
-from llmserve.request import Finish, Request, TokenEvent, TokenLogprobs
+from llmserve.request import Finish, Request, TokenEvent
 from llmserve.scheduler.block_pool import BlockPool
-from llmserve.scheduler.plan import Chunk, StepPlan
+from llmserve.scheduler.plan import Chunk, Sampled, StepPlan
 from llmserve.scheduler.sequence import NO_ROW, Sequence
-
-
-class Sampled(NamedTuple):
-    """What the sampler made of one row of logits: a token, or with `error` one sentence why there is none."""
-
-    token: int
-    logprobs: TokenLogprobs | None = None
-    error: str | None = None
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ def mine(rank: int, dtype: torch.dtype) -> torch.Tensor:
 def check_sums(comm: MpiComm, dtype: torch.dtype) -> None:
     total = sum(mine(rank, dtype).float() for rank in range(comm.size)).to(dtype)
     assert torch.equal(comm.all_reduce(mine(comm.rank, dtype)), total)
-    assert torch.equal(comm.all_reduce(mine(comm.rank, dtype).T), total.T)
+    assert torch.equal(comm.all_reduce(mine(comm.rank, dtype)[:, ::2]), total[:, ::2])
     assert comm.all_reduce(torch.empty(0, 4, dtype=dtype)).shape == (0, 4)
 
 
