@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from llmserve.config import EngineConfig, Manifest
+from llmserve.engine.endpoint import private_endpoint
 from llmserve.engine.group import EngineGroup
 from llmserve.errors import EngineDirError, LlmserveError, RequestError
 from llmserve.logs import setup_logging
@@ -67,8 +67,7 @@ async def open_session(engine: Path, config: EngineConfig) -> AsyncIterator[Sess
     manifest = Manifest.read(engine)
     if manifest.tokenizer_sha256 is None:
         raise EngineDirError(f"{engine} has no tokenizer, so it has no text; serve it and send token ids.")
-    with tempfile.TemporaryDirectory(prefix="llmserve-") as folder:
-        endpoint = f"ipc://{folder}/engine"
+    with private_endpoint() as endpoint:
         async with EngineClient(endpoint) as client, EngineGroup(engine, config, endpoint, "ERROR") as group:
             watch = asyncio.create_task(_report_end(group, client))
             ready = await client.wait_ready()

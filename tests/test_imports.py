@@ -33,15 +33,16 @@ MAY_IMPORT = {
     "runtime": "models layers ops comm checkpoint scheduler config request errors",
     # the engine, and how it is started and talked to
     "engine.messages": "request",
+    "engine.endpoint": "",
     "engine.launch": "config errors",
     "engine.group": "engine.launch config errors",
-    "engine": "engine.messages engine.launch runtime scheduler comm checkpoint config request errors logs",
+    "engine": "engine.messages engine.endpoint engine.launch runtime scheduler comm checkpoint config request errors logs",
     # text
     "tokenizer": "config request errors",
-    "server": "tokenizer engine.messages engine.group config request errors logs",
+    "server": "tokenizer engine.messages engine.endpoint engine.group config request errors logs",
     # the command line
     "inspect": "checkpoint config errors",
-    "terminal": "server tokenizer engine.group config request errors logs",
+    "terminal": "server tokenizer engine.endpoint engine.group config request errors logs",
     "cli": "server terminal inspect engine engine.launch checkpoint checkpoint.build progress config errors logs",
     "__main__": "cli",
 }
@@ -62,6 +63,7 @@ BESIDE_THE_STANDARD_LIBRARY = {
     "checkpoint": "torch safetensors",
     "checkpoint.build": "",
     "engine.messages": "msgspec",
+    "engine.endpoint": "",
     "engine.launch": "",
     "engine.group": "",
     "engine": "torch zmq",
@@ -69,8 +71,8 @@ BESIDE_THE_STANDARD_LIBRARY = {
 }
 """Part → other people's packages it may import; of those that are not listed, none is held to anything."""
 
-NEVER_TORCH = ("request", "errors", "config", "scheduler", "engine.messages", "engine.launch", "engine.group", "server",
-               "tokenizer")  # fmt: skip
+NEVER_TORCH = ("request", "errors", "config", "scheduler", "engine.messages", "engine.endpoint", "engine.launch",
+               "engine.group", "server", "tokenizer")  # fmt: skip
 """Parts of the processes that format text: loading torch would cost them seconds and hundreds of megabytes."""
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
-import tempfile
 from pathlib import Path
 
 from llmserve.config import EngineConfig, ServerConfig
+from llmserve.engine.endpoint import private_endpoint
 from llmserve.engine.launch import allowed_cores, front_command, rank_environment
 from llmserve.engine.link import FrontLink
 from llmserve.engine.rank import join, run_rank
@@ -30,8 +30,7 @@ def run_as_rank(engine: Path, config: EngineConfig, server: ServerConfig) -> int
         return 1
     if rank.index != 0:
         return run_rank(rank, None, server.shutdown_timeout)
-    with tempfile.TemporaryDirectory(prefix="llmserve-") as folder:
-        endpoint = f"ipc://{folder}/engine"
+    with private_endpoint() as endpoint:
         front = _start_front(engine, endpoint, server)
         code = run_rank(rank, FrontLink(endpoint, front), server.shutdown_timeout)
         try:

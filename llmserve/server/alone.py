@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from pathlib import Path
 
 from llmserve.config import EngineConfig, ServerConfig
+from llmserve.engine.endpoint import private_endpoint
 from llmserve.engine.group import EngineGroup
 from llmserve.server.main import FrontConfig, serve
 
 
 def run_alone(engine: Path, config: EngineConfig, server: ServerConfig) -> int:
     """Returns the exit code."""
-    with tempfile.TemporaryDirectory(prefix="llmserve-") as folder:
-        endpoint = f"ipc://{folder}/engine"
+    with private_endpoint() as endpoint:
 
         async def engine_process() -> int:
             async with EngineGroup(engine, config, endpoint) as group:

@@ -16,6 +16,7 @@ import zmq
 import zmq.asyncio
 from zmq.utils.monitor import parse_monitor_message
 
+from llmserve.engine.endpoint import forget
 from llmserve.engine.messages import (
     Abort,
     Drain,
@@ -214,6 +215,7 @@ class EngineClient:
         while True:
             event = parse_monitor_message(await self._monitor.recv_multipart())["event"]
             if event == zmq.EVENT_ACCEPTED:
+                forget(self.endpoint)
                 self.connected.set()
             elif event == zmq.EVENT_DISCONNECTED:
                 await self.settle()

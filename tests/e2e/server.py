@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,12 +76,16 @@ def serving(engine: Path, log: Path, *flags: str, ranks: int | None = None) -> I
     command = [sys.executable, "-m", "llmserve", "run", str(engine), "--host", "127.0.0.1", "--port", "0", *flags]
     if ranks is not None:
         command = [find_mpirun(), "-n", str(ranks), "--map-by", ":OVERSUBSCRIBE", *command]
+    # A folder for temporary files of its own, to see what is left there; a short one, as sockets' paths have to be.
+    temporary = tempfile.mkdtemp(prefix="e2e-", dir="/tmp")
     environment = os.environ | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    environment["TMPDIR"] = temporary
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
     tree: list[psutil.Process] = []
     try:
         server = Server(process, log, _wait_ready(process, log))
+        assert not list(Path(temporary).glob("llmserve-*")), "a killed server would leave this behind"
         tree = server.tree()
         yield server
     finally:
@@ -89,6 +95,7 @@ def serving(engine: Path, log: Path, *flags: str, ranks: int | None = None) -> I
             if each.is_running() and each.status() != psutil.STATUS_ZOMBIE:
                 each.send_signal(signal.SIGKILL)
         process.wait(10)
+        shutil.rmtree(temporary)
 
 
 def _wait_ready(process: subprocess.Popen[bytes], log: Path) -> str:
