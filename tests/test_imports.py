@@ -36,7 +36,8 @@ MAY_IMPORT = {
     "engine.endpoint": "",
     "engine.launch": "config errors",
     "engine.group": "engine.launch config errors",
-    "engine": "engine.messages engine.endpoint engine.launch runtime scheduler comm checkpoint config request errors logs",
+    "engine": "engine.messages engine.endpoint engine.launch runtime scheduler comm checkpoint "
+    "config request errors logs",
     # text
     "tokenizer": "config request errors",
     "server": "tokenizer engine.messages engine.endpoint engine.group config request errors logs",
