@@ -221,7 +221,7 @@ def train(run: Run, options: argparse.Namespace) -> None:
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
-    parser.add_argument("--steps", type=int, default=9000, help="stop after this many steps")
+    parser.add_argument("--steps", type=int, default=12000, help="stop after this many steps")
     parser.add_argument("--minutes", type=float, default=math.inf, help="or after this many minutes")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--batch-tokens", type=int, default=2048)

@@ -27,13 +27,18 @@ TASKS: dict[str, tuple[Generator, float, int]] = {
 _HELD_OUT_SEED = 20240607
 
 
+def is_held_out(dialogue: Dialogue) -> bool:
+    """Bare greetings and "Who are you?" are never held out: everyone begins with them."""
+    return dialogue.drawn and dialogue.key not in smalltalk.BARE_KEYS
+
+
 def training_dialogues(rng: random.Random) -> Iterator[Dialogue]:
     """Endless training dialogues; nothing held out is among them."""
     generators = [generator for generator, _, _ in TASKS.values()]
     shares = [share for _, share, _ in TASKS.values()]
     while True:
         dialogue = rng.choices(generators, shares)[0](rng)
-        if not dialogue.held_out:
+        if not is_held_out(dialogue):
             yield dialogue
 
 
@@ -45,7 +50,7 @@ def held_out_dialogues() -> list[Dialogue]:
         by_key: dict[str, Dialogue] = {}
         while len(by_key) < count:
             dialogue = generator(rng)
-            if dialogue.held_out:
+            if is_held_out(dialogue):
                 by_key.setdefault(dialogue.key, dialogue)
         found += by_key.values()
     return found

@@ -69,16 +69,16 @@ def subtract(rng: random.Random) -> Dialogue:
 
 
 def chain(rng: random.Random) -> Dialogue:
-    """Two turns: a sum, then "and plus 3?" on its result."""
+    """Two turns: a sum, then "and plus 3?" on its result, which may be up to 40."""
     while True:
         sign = rng.choice("+-")
         a, b = _operands(rng, sign)
         result = a + b if sign == "+" else a - b
-        if 0 <= result <= LARGEST:
+        if result >= 0:
             break
     question, chinese = _question(rng, sign, a, b)
     then = rng.choice("+-")
-    c = rng.randint(0, LARGEST if then == "+" or rng.random() < 0.2 else result)
+    c = rng.randint(0, LARGEST if then == "+" or rng.random() < 0.2 else min(result, LARGEST))
     frames = {"+": (_THEN_ADD_EN, _THEN_ADD_ZH), "-": (_THEN_SUB_EN, _THEN_SUB_ZH)}[then][chinese]
     follow_up = vary(rng, rng.choice(frames).format(b=c))
     first = (question, equation(sign, a, b, chinese))

@@ -27,7 +27,8 @@ class Dialogue:
         return "|".join(_IGNORED.sub("", question.lower()) for question, _ in self.turns)
 
     @property
-    def held_out(self) -> bool:
+    def drawn(self) -> bool:
+        """Whether the hash draws these questions for the held-out set."""
         digest = hashlib.sha256(self.key.encode()).digest()
         return int.from_bytes(digest[:4], "big") % HELD_OUT_ONE_IN == 0
 

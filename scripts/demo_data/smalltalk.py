@@ -38,6 +38,8 @@ _TALK = (
      ("你好吗？", "你怎么样？", "最近好吗？", "你还好吗？", "过得怎么样？"), "我很好，谢谢。有什么可以帮你？"),
 )  # fmt: skip
 
+BARE_KEYS = frozenset(single("talk", question, "").key for entry in _TALK for question in (*entry[0], *entry[2]))
+
 _BEFORE_EN, _BEFORE_ZH = ("", "", "Hi! ", "Hello, ", "OK. ", "Hey, "), ("", "", "你好！", "嗨，", "好的。", "您好，")
 _AFTER_EN, _AFTER_ZH = ("", "", "", " :)", " my friend"), ("", "", "", "😊", "朋友")
 
