@@ -29,54 +29,53 @@ class Stacked:
         return Piece(f"{self.name}.{suffix}", self.first + start, self.first + stop, self.of or self.count)
 
 
-class ColumnParallel:
+class _Linear:
+    def __init__(self, weight: Parameter, bias_pieces: list[Piece], layout: Layout) -> None:
+        """No bias where there are no pieces of one."""
+        self.weight = weight
+        self.bias = (
+            Parameter(f"{weight.name}.bias", bias_pieces, Plain(layout.dtype), in_features=None)
+            if bias_pieces
+            else None
+        )
+
+    def parameters(self) -> Iterator[Parameter]:
+        yield self.weight
+        if self.bias:
+            yield self.bias
+
+
+class ColumnParallel(_Linear):
     """Matrices stacked and cut by outputs: y = x [W₁; W₂; …]ᵀ + b, this rank's rows only. No communication."""
 
     def __init__(
         self, name: str, parts: list[tuple[Stacked, tuple[int, int]]], in_features: int, layout: Layout, *, bias: bool
     ) -> None:
         """`parts`: each matrix and the [start, stop) of its rows that this rank holds."""
-        self.weight = Parameter(
-            name, [m.piece("weight", *rows) for m, rows in parts], layout.scheme, in_features=in_features
+        pieces = [matrix.piece("weight", *rows) for matrix, rows in parts]
+        super().__init__(
+            Parameter(name, pieces, layout.scheme, in_features=in_features),
+            [matrix.piece("bias", *rows) for matrix, rows in parts] if bias else [],
+            layout,
         )
-        self.bias = (
-            Parameter(
-                f"{name}.bias", [m.piece("bias", *rows) for m, rows in parts], Plain(layout.dtype), in_features=None
-            )
-            if bias
-            else None
-        )
-
-    def parameters(self) -> Iterator[Parameter]:
-        yield self.weight
-        if self.bias:
-            yield self.bias
 
     def __call__(self, x: Tensor, env: Env) -> Tensor:
         return self.weight.matmul(env.ops, x, self.bias)
 
 
-class RowParallel:
+class RowParallel(_Linear):
     """One matrix cut by inputs: y = Σ over ranks of x W[:, cols]ᵀ, + b. One all-reduce."""
 
     def __init__(
         self, name: str, matrix: Stacked, in_features: int, cols: tuple[int, int], layout: Layout, *, bias: bool
     ) -> None:
         """`cols`: the [start, stop) of the inputs that this rank holds."""
-        rows = (0, matrix.count)
-        self.weight = Parameter(
-            name, [matrix.piece("weight", *rows)], layout.scheme, in_features=in_features, cols=cols
+        pieces = [matrix.piece("weight", 0, matrix.count)]
+        super().__init__(
+            Parameter(name, pieces, layout.scheme, in_features=in_features, cols=cols),
+            [matrix.piece("bias", 0, matrix.count)] if bias else [],
+            layout,
         )
-        self.bias = (
-            Parameter(f"{name}.bias", [matrix.piece("bias", *rows)], Plain(layout.dtype), in_features=None)
-            if bias
-            else None
-        )
-
-    def parameters(self) -> Iterator[Parameter]:
-        yield self.weight
-        if self.bias:
-            yield self.bias
 
     def __call__(self, x: Tensor, env: Env) -> Tensor:
         y = env.comm.all_reduce(self.weight.matmul(env.ops, x))
