@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -39,7 +40,7 @@ class Session:
                 f"the prompt has {len(prompt)} tokens and the model takes {self._max_model_len}; shorten it."
             )
         given = self._manifest.generation
-        limit = min(max_tokens or left, left)
+        limit = left if max_tokens is None else min(max_tokens, left)
         job = Job(
             prompts=[tuple(prompt)],
             sampling=SamplingParams(
@@ -71,10 +72,12 @@ async def open_session(engine: Path, config: EngineConfig) -> AsyncIterator[Sess
         async with EngineClient(endpoint) as client, EngineGroup(engine, config, endpoint, "ERROR") as group:
             watch = asyncio.create_task(_report_end(group, client))
             ready = await client.wait_ready()
-            yield Session(client, Tokenizer.load(engine), manifest, ready.max_model_len)
-            client.drain(0)
-            await client.ended.wait()
-            watch.cancel()
+            try:
+                yield Session(client, Tokenizer.load(engine), manifest, ready.max_model_len)
+            finally:
+                client.drain(0)
+                await client.ended.wait()
+                watch.cancel()
 
 
 async def _report_end(group: EngineGroup, client: EngineClient) -> None:
@@ -104,12 +107,12 @@ def chat_in_terminal(
             if template is None:
                 raise EngineDirError(f"{engine} has no chat template; use `llmserve generate` instead.")
             messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
-            while (line := await asyncio.to_thread(_read_line)) is not None:
+            while (line := _read_line()) is not None:
                 if not line.strip():
                     continue
                 messages.append({"role": "user", "content": line})
-                ids = session.tokenizer.encode(template.render(messages), add_special_tokens=False)
                 try:
+                    ids = session.tokenizer.encode(template.render(messages), add_special_tokens=False)
                     answer = await _print_stream(
                         session.stream(
                             ids, max_tokens=max_tokens, temperature=temperature, seed=seed, continues_text=False
@@ -124,11 +127,20 @@ def chat_in_terminal(
 
 
 def _read_line() -> str | None:
-    """The next line the user types; None at its end (Ctrl-D)."""
+    """The next line the user types; None when they leave (Ctrl-D, Ctrl-C).
+
+    Nothing else happens meanwhile, so the event loop may well stand still; its own answer to Ctrl-C would wait for it.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return input("> " if sys.stdin.isatty() else "")
-    except EOFError:
+        return input("> " if sys.stdin and sys.stdin.isatty() else "")
+    except (EOFError, KeyboardInterrupt):
+        print()
         return None
+    except RuntimeError:  # there is no stdin
+        return None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 async def _print_stream(pieces: AsyncIterator[str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from llmserve.config import EngineConfig, Manifest
-from llmserve.engine.launch import RankOptions, rank_command, rank_environment
+from llmserve.engine.launch import RankOptions, die_with_parent, rank_command, rank_environment
 
 STOP_PATIENCE = 5.0
 """Seconds that ranks get to leave by themselves before they are killed."""
@@ -28,7 +28,11 @@ class EngineGroup:
 
     async def __aenter__(self) -> EngineGroup:
         self._process = await asyncio.create_subprocess_exec(
-            *self._command, env=rank_environment(), stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+            *self._command,
+            env=rank_environment(),
+            stdin=asyncio.subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=lambda: die_with_parent(signal.SIGTERM),  # mpirun then kills its ranks
         )
         return self
 
@@ -42,7 +46,8 @@ class EngineGroup:
     ) -> None:
         assert self._process is not None
         try:
-            await asyncio.wait_for(self._process.wait(), STOP_PATIENCE)
+            # Left in order, they were told to stop and are about to end; else there is nothing to wait for.
+            await asyncio.wait_for(self._process.wait(), STOP_PATIENCE if kind is None else 0)
         except asyncio.TimeoutError:
             os.killpg(self._process.pid, signal.SIGTERM)  # mpirun kills its ranks, which have sessions of their own
             try:

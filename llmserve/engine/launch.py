@@ -5,14 +5,18 @@ Imports nothing heavy: the front uses it too.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
 from llmserve.config import EngineConfig, Frozen, ServerConfig
 from llmserve.errors import ConfigError
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class RankOptions(Frozen):
@@ -53,6 +57,11 @@ def allowed_cores() -> set[int]:
         return os.sched_getaffinity(os.getppid()) | os.sched_getaffinity(0)
     except OSError:
         return os.sched_getaffinity(0)
+
+
+def die_with_parent(number: signal.Signals) -> None:
+    """Have the kernel send this process a signal when the one that started it ends, however that ends (Linux)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number.value)
 
 
 def find_mpirun() -> str:

@@ -18,7 +18,7 @@ from llmserve.comm.mpi import MpiComm
 from llmserve.comm.nccl import NcclComm
 from llmserve.comm.solo import SoloComm
 from llmserve.config import EngineConfig
-from llmserve.engine.launch import RankOptions, allowed_cores, launched_by_mpi
+from llmserve.engine.launch import RankOptions, allowed_cores, die_with_parent, launched_by_mpi
 from llmserve.engine.link import FrontLink
 from llmserve.engine.messages import Failed, Loading, Ready
 from llmserve.engine.native import NativeEngine, worker_loop
@@ -59,8 +59,7 @@ class Rank:
     def load(self, progress: BytesDone) -> tuple[ModelRunner, KVPlan]:
         """Verify and load this rank's shard; returns when every rank has. EngineStartError where one could not."""
         try:
-            if self.config.verify:
-                self.directory.verify([shard_name(self.index)], progress)
+            self.directory.verify(self._files_to_verify(), progress)
             loaded, problem = load_runner(self.directory, self.config, self.comm, self.device), ""
         except LlmserveError as e:
             loaded, problem = None, str(e)
@@ -70,10 +69,16 @@ class Rank:
             raise EngineStartError(text if len(problems) == self.comm.size else f"rank {rank}: {text}")
         return loaded
 
+    def _files_to_verify(self) -> list[str]:
+        """This rank's shard, unless that is not wanted; and for rank 0 the small files that text depends on."""
+        files = self.directory.manifest.files
+        small = [name for name in files if not name.startswith("rank")] if self.index == 0 else []
+        return small + ([shard_name(self.index)] if self.config.verify else [])
+
     def lead(self, link: FrontLink, shutdown_timeout: float) -> None:
         """Rank 0's work, until it is told to stop."""
         manifest = self.directory.manifest
-        total = manifest.files[shard_name(self.index)].size
+        total = sum(manifest.files[name].size for name in self._files_to_verify())
         link.send(Loading("loading", 0, total))
         runner, kv = self.load(lambda done: link.send(Loading("loading", done, total)))
         engine = NativeEngine(runner, kv, self.comm, self.config)
@@ -107,7 +112,6 @@ def run_rank(rank: Rank, link: FrontLink | None, shutdown_timeout: float) -> int
     """Lead (with a link) or follow; where that fails, say why and end all ranks."""
     try:
         if link:
-            link.watch(*STOP_SIGNALS)
             rank.lead(link, shutdown_timeout)
             link.close()
         else:
@@ -144,7 +148,11 @@ def join(engine: Path, config: EngineConfig) -> Rank | None:
 
 
 def main() -> int:
-    """`python -m llmserve.engine.rank OPTIONS`, started by whoever holds the front."""
+    """`python -m llmserve.engine.rank OPTIONS`, started by whoever holds the front, and told by it when to stop.
+
+    A signal is no such wish here: it is how mpirun ends the ranks when one has died.
+    """
+    die_with_parent(signal.SIGKILL)
     options = RankOptions.model_validate_json(sys.argv[1])
     setup_logging(options.log_level)
     rank = join(Path(options.engine), options.config)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 from pathlib import Path
 
 from llmserve.config import EngineConfig, ServerConfig
 from llmserve.engine.endpoint import private_endpoint
-from llmserve.engine.launch import allowed_cores, front_command, rank_environment
+from llmserve.engine.launch import allowed_cores, die_with_parent, front_command, rank_environment
 from llmserve.engine.link import FrontLink
-from llmserve.engine.rank import join, run_rank
+from llmserve.engine.rank import STOP_SIGNALS, join, run_rank
 
 log = logging.getLogger("llmserve.engine")
 
@@ -25,6 +26,7 @@ FRONT_PATIENCE = 10.0
 
 def run_as_rank(engine: Path, config: EngineConfig, server: ServerConfig) -> int:
     """Returns this rank's exit code."""
+    die_with_parent(signal.SIGKILL)  # a killed mpirun kills nobody; the front hears of our end by itself
     rank = join(engine, config)
     if rank is None:
         return 1
@@ -32,7 +34,9 @@ def run_as_rank(engine: Path, config: EngineConfig, server: ServerConfig) -> int
         return run_rank(rank, None, server.shutdown_timeout)
     with private_endpoint() as endpoint:
         front = _start_front(engine, endpoint, server)
-        code = run_rank(rank, FrontLink(endpoint, front), server.shutdown_timeout)
+        link = FrontLink(endpoint, front)
+        link.watch(*STOP_SIGNALS)
+        code = run_rank(rank, link, server.shutdown_timeout)
         try:
             return code or front.wait(FRONT_PATIENCE)
         except subprocess.TimeoutExpired:

@@ -109,7 +109,10 @@ class _Front:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(_first_of(self._client.ended, self._abort_wanted), timeout + GRACE_S)
         if self._abort_wanted.is_set():
-            self._client.engine_died("The server was told to stop at once.")
+            self._client.drain(0)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._client.ended.wait(), GRACE_S)
+            self._client.engine_died("The server was told to stop at once, and its engine did not.")
         else:
             self._client.engine_died(f"The engine did not stop within {timeout + GRACE_S:g} seconds.")
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -68,6 +71,49 @@ def test_a_killed_rank_ends_the_job_and_every_stream_hears_of_it(
             assert "engine" in str(client.outcome)
         assert server.wait(10) != 0
         assert_nothing_left(tree, killed + 10 - time.monotonic())
+
+
+@pytest.mark.parametrize("ranks", (2, None), ids=("under mpirun", "alone"))
+def test_a_rank_killed_while_idle_ends_the_job_too(ranks: int | None, demo_engine: Path, tmp_path: Path) -> None:
+    with serving(demo_engine, tmp_path / "log", ranks=ranks) as server:
+        tree = server.tree()
+        server.ranks()[1].send_signal(signal.SIGKILL)
+        assert server.wait(10) != 0, server.log
+        assert_nothing_left(tree, 10)
+
+
+@pytest.mark.parametrize("ranks", (2, None), ids=("under mpirun", "alone"))
+def test_whoever_started_the_ranks_takes_them_along(ranks: int | None, demo_engine: Path, tmp_path: Path) -> None:
+    with serving(demo_engine, tmp_path / "log", ranks=ranks) as server:
+        tree = server.tree()
+        server.process.send_signal(signal.SIGKILL)
+        assert_nothing_left(tree, 10)
+
+
+def test_a_front_killed_before_its_engine_is_up_leaves_nothing(demo_engine: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "llmserve", "run", str(demo_engine), "--host", "127.0.0.1", "--port", "0"]
+    with (tmp_path / "log").open("wb") as log:
+        front = psutil.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + 30
+    while not front.children() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    tree = [front, *front.children(recursive=True)]
+    assert len(tree) > 1
+    front.send_signal(signal.SIGKILL)
+    assert_nothing_left(tree, 10)
+
+
+@pytest.mark.parametrize("name", ("tokenizer.json", "rank1.safetensors"))
+def test_an_altered_engine_is_refused(name: str, demo_engine: Path, tmp_path: Path) -> None:
+    engine = shutil.copytree(demo_engine, tmp_path / "engine")
+    data = bytearray((engine / name).read_bytes())
+    data[-9] ^= 1
+    (engine / name).write_bytes(data)
+    command = [sys.executable, "-m", "llmserve", "generate", str(engine), "hello"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert f"{name} was altered" in result.stderr
+    assert not result.stdout
 
 
 @pytest.mark.parametrize("ranks", (2, None), ids=("under mpirun", "alone"))
