@@ -8,6 +8,7 @@ Prints one Markdown table. Peak memory is the kernel's high-water mark of the bu
 from __future__ import annotations
 
 import argparse
+import resource
 import shutil
 import signal
 import subprocess
@@ -33,16 +34,21 @@ def build_command(source: Path, target: Path, args: argparse.Namespace) -> list[
     return [sys.executable, "-m", "llmserve", "build", str(source), "-o", str(target), *flags]
 
 
-def run_build(source: Path, target: Path, args: argparse.Namespace) -> tuple[float, int]:
-    """(seconds, peak bytes)"""
-    started, peak = time.monotonic(), 0
+def children_cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def run_build(source: Path, target: Path, args: argparse.Namespace) -> tuple[float, float, int]:
+    """(seconds, seconds of CPU time over all cores, peak bytes)"""
+    started, cpu, peak = time.monotonic(), children_cpu(), 0
     process = subprocess.Popen(build_command(source, target, args))
     while process.poll() is None:
         peak = max(peak, high_water_mark(process.pid))
         time.sleep(0.05)
     if process.returncode:
         sys.exit(f"bench_build: the build ended with code {process.returncode}.")
-    return time.monotonic() - started, peak
+    return time.monotonic() - started, children_cpu() - cpu, peak
 
 
 def copy_time(source: Path, target: Path) -> float:
@@ -82,17 +88,17 @@ def main() -> None:
         weights = source / "model.safetensors"
         copied = copy_time(weights, folder / "copy")
         shutil.rmtree(target, ignore_errors=True)
-        seconds, peak = run_build(source, target, args)
+        seconds, cpu, peak = run_build(source, target, args)
         shards = sum(f.stat().st_size for f in target.glob("rank*.safetensors"))
         shutil.rmtree(target)
         clean = killed_build_leaves_no_engine(source, target, args)
-        again, _ = run_build(source, target, args)
+        again, _, _ = run_build(source, target, args)
         leftovers = [p.name for p in folder.iterdir() if ".building-" in p.name]
         for row in (
             ("checkpoint", f"{args.shape} shape, {weights.stat().st_size / 1e9:.2f} GB"),
             ("engine", f"{args.quant}, tp_size {args.tp_size}: {shards / 1e9:.2f} GB"),
             ("peak memory of the build", f"{peak / 1e6:.0f} MB"),
-            ("time", f"{seconds:.1f} s ({seconds / copied:.1f} × copying the file, {copied:.1f} s)"),
+            ("time", f"{seconds:.1f} s, {cpu:.1f} s of CPU time (copying the file: {copied:.1f} s)"),
             ("killed while writing: no engine at the target", "yes" if clean else "NO"),
             ("built again after that", f"{again:.1f} s, left over: {', '.join(leftovers) or 'nothing'}"),
         ):
