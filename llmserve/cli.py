@@ -3,9 +3,14 @@ so that `llmserve --help` is quick and the front's process never sees torch."""
 
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
+from io import TextIOWrapper
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -98,12 +103,12 @@ def build(
     settings = (_read_yaml(config) if config else {}) | {k: v for k, v in flags.items() if v is not None}
     build_config = _validated(BuildConfig, settings)
     source = Checkpoint.open(DEMO if checkpoint == "demo" and not Path("demo").is_dir() else checkpoint)
-    with ByteProgress() as progress:
+    with _unwinding_signals(), ByteProgress() as progress:
         report = build_engine(source, output, build_config, force=force, progress=progress)
     table = Table(title=f"built {output}", show_header=False, title_justify="left")
     for row in (*describe(report), ("time", f"{time.monotonic() - started:.1f} s")):
         table.add_row(*row)
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)  # a path may hold [brackets]
 
 
 @app.command()
@@ -223,14 +228,35 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
     try:
         data = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:
         raise ConfigError(f"{path} cannot be read as YAML ({' '.join(str(e).split())}).") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no settings; write lines like `quant: int8`.")
     return data
 
 
+@contextmanager
+def _unwinding_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end what is running as an exception does, so that it tidies up. An ignored one stays so."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        for each in kinds:
+            signal.signal(each, signal.SIG_IGN)  # a second one would interrupt the tidying
+        raise SystemExit(128 + number)
+
+    kinds = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN]
+    before = {s: signal.signal(s, leave) for s in kinds}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without × or 世 is no reason to fail
     try:
         app()
     except LlmserveError as e:

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from llmserve.errors import ConfigError, EngineDirError
 
@@ -20,6 +20,11 @@ DType = Literal["float32", "bfloat16", "float16"]
 Device = Literal["cpu", "cuda"]
 Quant = Literal["none", "int8", "int4"]
 MAX_TP_SIZE = 64
+
+# What a model's sizes may be: far beyond any real one, so that a damaged file is found before it costs memory.
+MAX_COUNT = 2**31 - 1
+MAX_LAYERS = 10_000
+MAX_HEAD_DIM = 65_536
 
 
 class Frozen(BaseModel):
@@ -33,7 +38,7 @@ class Rope(Frozen):
     wavelength-dependent rule published with Llama 3.1.
     """
 
-    theta: float
+    theta: float = Field(gt=0, allow_inf_nan=False)
     kind: Literal["default", "linear", "llama3"] = "default"
     factor: float = 1.0
     low_freq_factor: float = 1.0
@@ -45,15 +50,15 @@ class ModelConfig(Frozen):
     """A decoder-only transformer in canonical form: every family's config.json becomes one of these at build."""
 
     family: str
-    vocab_size: int = Field(gt=0)
-    hidden_size: int = Field(gt=0)
-    intermediate_size: int = Field(gt=0)
-    num_layers: int = Field(gt=0)
-    num_heads: int = Field(gt=0)
-    num_kv_heads: int = Field(gt=0)
-    head_dim: int = Field(gt=0)
-    max_position: int = Field(gt=0)
-    norm_eps: float
+    vocab_size: int = Field(gt=0, le=MAX_COUNT)
+    hidden_size: int = Field(gt=0, le=MAX_COUNT)
+    intermediate_size: int = Field(gt=0, le=MAX_COUNT)
+    num_layers: int = Field(gt=0, le=MAX_LAYERS)
+    num_heads: int = Field(gt=0, le=MAX_COUNT)
+    num_kv_heads: int = Field(gt=0, le=MAX_COUNT)
+    head_dim: int = Field(gt=0, le=MAX_HEAD_DIM)
+    max_position: int = Field(gt=0, le=MAX_COUNT)
+    norm_eps: float = Field(gt=0, allow_inf_nan=False)
     rope: Rope
     tie_embeddings: bool
     qkv_bias: bool = False
@@ -62,9 +67,17 @@ class ModelConfig(Frozen):
     qk_norm: bool = False  # RMSNorm on each head's query and key, before rotation (Qwen3)
     sliding_windows: tuple[int | None, ...]  # one per layer: how many last positions it sees; None: all
 
+    @model_validator(mode="after")
+    def _one_window_per_layer(self) -> ModelConfig:
+        if len(self.sliding_windows) != self.num_layers:
+            raise ValueError(f"{len(self.sliding_windows)} sliding_windows for num_layers={self.num_layers}")
+        return self
+
 
 class BuildConfig(Frozen):
     """`llmserve build`'s settings; `--config FILE.yaml` gives the same keys."""
+
+    model_config = ConfigDict(strict=True)  # YAML's `yes` is no number
 
     quant: Quant = "none"
     group_size: int | None = None  # None: the largest of 128, 64, 32 that divides every sharded matrix
@@ -76,13 +89,15 @@ class BuildConfig(Frozen):
 class EngineConfig(Frozen):
     """What the engine ranks need to know to run. Counts are tokens, sizes are bytes, times are seconds."""
 
+    model_config = ConfigDict(strict=True)
+
     max_num_seqs: int = Field(default=64, ge=1, le=4096)
     max_num_batched_tokens: int = Field(default=1024, ge=1)
     max_model_len: int | None = Field(default=None, ge=2)  # None: the model's, or what the KV cache holds
     block_size: int = Field(default=16, ge=1, le=1024)
     kv_cache_memory: int | None = Field(default=None, ge=1)  # per rank; None: see runtime.kv_cache
     prefix_caching: bool = True
-    threads: int | None = Field(default=None, ge=1)  # per rank; None: the cores divided by the ranks on this host
+    threads: int | None = Field(default=None, ge=1, le=4096)  # per rank; None: the host's cores over its ranks
     verify: bool = True  # compare every shard with its sha256 before use
 
 
@@ -112,7 +127,7 @@ class GenerationDefaults(Frozen):
 class Manifest(Frozen):
     """`engine.json`: all that is known of an engine without opening its shards."""
 
-    format: int = ENGINE_FORMAT
+    format: int = Field(default=ENGINE_FORMAT, ge=1)
     llmserve_version: str
     executor: Literal["native"] = "native"
     device: Device
@@ -120,7 +135,7 @@ class Manifest(Frozen):
     model: ModelConfig
     quant: Quant
     group_size: int | None
-    tp_size: int
+    tp_size: int = Field(ge=1, le=MAX_TP_SIZE)
     dtype: DType
     generation: GenerationDefaults
     tokenizer_sha256: str | None  # None: the checkpoint had no tokenizer; only token ids can be served
@@ -135,9 +150,11 @@ class Manifest(Frozen):
             raise EngineDirError(f"{engine} is not an engine (it has no engine.json); make one with `llmserve build`.")
         try:
             data = json.loads(path.read_text("utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as e:
+        except OSError as e:
+            raise EngineDirError(f"{path} cannot be read: {e.strerror or e}.") from None
+        except (ValueError, RecursionError) as e:
             raise EngineDirError(f"{path} is not valid JSON ({e}); build the engine again.") from None
-        if not isinstance(data, dict) or not isinstance(data.get("format"), int):
+        if not isinstance(data, dict) or type(data.get("format")) is not int:
             raise EngineDirError(f"{path} has no format number; build the engine again.")
         if data["format"] > ENGINE_FORMAT:
             raise EngineDirError(

@@ -14,7 +14,7 @@ from llmserve.checkpoint.engine_dir import EngineDir
 def print_engine(path: Path, *, tensors: bool, as_json: bool) -> None:
     """Raises EngineDirError in one sentence where `path` is no whole engine."""
     engine = EngineDir.open(path)
-    console = Console()
+    console = Console(markup=False, emoji=False)  # names and paths may hold [brackets]
     if as_json:
         print(engine.manifest.model_dump_json(indent=2))
         return

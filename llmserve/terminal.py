@@ -70,6 +70,8 @@ async def open_session(engine: Path, config: EngineConfig) -> AsyncIterator[Sess
         raise EngineDirError(f"{engine} has no tokenizer, so it has no text; serve it and send token ids.")
     with private_endpoint() as endpoint:
         async with EngineClient(endpoint) as client, EngineGroup(engine, config, endpoint, "ERROR") as group:
+            if sys.stderr.isatty():
+                print(f"loading {engine} …", file=sys.stderr)
             watch = asyncio.create_task(_report_end(group, client))
             ready = await client.wait_ready()
             try:
@@ -106,6 +108,8 @@ def chat_in_terminal(
             template = session.tokenizer.chat_template
             if template is None:
                 raise EngineDirError(f"{engine} has no chat template; use `llmserve generate` instead.")
+            if sys.stdin and sys.stdin.isatty():
+                print("Ctrl-D leaves.", file=sys.stderr)
             messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
             while (line := _read_line()) is not None:
                 if not line.strip():

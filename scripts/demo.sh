@@ -9,7 +9,7 @@ once=false port=8000
 while [ $# -gt 0 ]; do
     case $1 in
         --once) once=true ;;
-        --port) port=${2:?--port needs a number}; shift ;;
+        --port) port=${2:-}; shift ;;
         *) echo "demo: unknown option $1; use --once or --port N." >&2; exit 2 ;;
     esac
     shift
@@ -22,7 +22,17 @@ if [ ! -f $engine/engine.json ] || [ -n "$(find llmserve/demo build_configs/demo
     llmserve build demo -o $engine --config build_configs/demo.yaml --force
 fi
 
-mpirun -n 2 llmserve run $engine --port "$port" &
+# Another server there would answer in place of ours.
+python - "$port" <<'EOF' || exit 1
+import socket, sys
+try:
+    socket.create_server(("0.0.0.0", int(sys.argv[1]))).close()
+except (OSError, ValueError, OverflowError) as e:
+    sys.exit(f"demo: port {sys.argv[1]} cannot be used ({e}); choose another with --port N.")
+EOF
+
+# A session of its own: Ctrl-C is for this script, which stops the server in order; mpirun would kill its ranks at once.
+setsid mpirun -n 2 llmserve run $engine --port "$port" &
 server=$!
 stop() { kill -USR1 $server 2>/dev/null || true; } # mpirun hands SIGUSR1 to the ranks, which finish and leave
 trap stop INT TERM

@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "layers": "quant ops comm config errors",
     "models": "layers ops config errors",
     "checkpoint": "config errors",
-    "checkpoint.build": "checkpoint models layers quant config errors",
+    "checkpoint.build": "checkpoint models layers quant tokenizer config errors",
     "runtime": "models layers ops comm checkpoint scheduler config request errors",
     # the engine, and how it is started and talked to
     "engine.messages": "request",
@@ -58,7 +58,7 @@ BESIDE_THE_STANDARD_LIBRARY = {
     "ops": "torch",
     "quant": "torch",
     "layers": "torch",
-    "models": "torch",
+    "models": "torch pydantic",
     "runtime": "torch",
     "comm": "torch numpy mpi4py",
     "checkpoint": "torch safetensors",

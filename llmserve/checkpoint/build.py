@@ -20,7 +20,7 @@ from llmserve.checkpoint.engine_dir import EngineDirWriter, shard_name
 from llmserve.checkpoint.source import Checkpoint
 from llmserve.checkpoint.tensor_file import TensorFileWriter, TensorSpec
 from llmserve.config import MAX_TP_SIZE, BuildConfig, Manifest, ModelConfig
-from llmserve.errors import BuildError, CheckpointError
+from llmserve.errors import BuildError, CheckpointError, EngineDirError
 from llmserve.layers.layout import make_layout
 from llmserve.models import make_model, read_config
 from llmserve.models.decoder import Decoder
@@ -32,6 +32,9 @@ Progress = Callable[[str, int, int], None]
 
 NOT_WEIGHTS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 """Endings of tensors that old checkpoints hold and that are computed, not learned."""
+
+OTHER_TOKENIZERS = ("tokenizer.model", "vocab.json", "vocab.txt")
+"""Files from which transformers makes a tokenizer.json."""
 
 TIED_HEAD = "lm_head.weight"
 """What a tied head is called where a checkpoint holds it although it is the embedding table."""
@@ -60,7 +63,8 @@ def build_engine(
     group_size = _group_size(model, config, dtype)
     ranks = [_rank_model(model, config, group_size, dtype, rank) for rank in range(config.tp_size)]
     used = _check_tensors(checkpoint, ranks)
-    generation = read_generation(checkpoint.config, checkpoint.generation_config)
+    generation = read_generation(checkpoint.config, checkpoint.generation_config, model.vocab_size)
+    _check_tokenizer(checkpoint)
     manifest = Manifest(
         llmserve_version=__version__,
         device=config.device,
@@ -152,7 +156,12 @@ def _check_tensors(checkpoint: Checkpoint, ranks: list[Decoder]) -> set[str]:
     """The names of all tensors that the engine is made of. BuildError for one that the model would leave out."""
     used = {piece.source for model in ranks for p in model.parameters() for piece in p.pieces if piece.source}
     for name in sorted(used):
-        checkpoint.shape(name)  # CheckpointError names a missing one, before anything is written
+        dtype = checkpoint.spec(name).dtype  # CheckpointError names a missing one, before anything is written
+        if not dtype.is_floating_point:
+            raise BuildError(
+                f"{name} is {str(dtype).removeprefix('torch.')}: a quantised checkpoint, which llmserve does not read "
+                "yet; use the model's BF16 or F16 checkpoint."
+            )
     config = ranks[0].config
     left = [n for n in checkpoint.names() if n not in used and not n.endswith(NOT_WEIGHTS)]
     if config.tie_embeddings and TIED_HEAD in left:
@@ -198,8 +207,28 @@ def _write_shards(checkpoint: Checkpoint, ranks: list[Decoder], folder: Path, re
 
 
 def _tokenizer_sha256(checkpoint: Checkpoint) -> str | None:
-    files = [f for f in checkpoint.tokenizer_files() if f.name.startswith("tokenizer.") or f.suffix == ".tiktoken"]
-    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest() if files else None
+    file = checkpoint.path / "tokenizer.json"
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+
+
+def _check_tokenizer(checkpoint: Checkpoint) -> None:
+    """Whether a server could use it. A checkpoint may have none: its engine takes and gives token ids only."""
+    from llmserve.tokenizer import Tokenizer
+
+    names = [file.name for file in checkpoint.tokenizer_files()]
+    if "tokenizer.json" in names:
+        try:
+            Tokenizer.load(checkpoint.path)
+        except EngineDirError as e:
+            advice = "copy or download it again, or remove the tokenizer's files to serve token ids only."
+            raise CheckpointError(str(e).replace("build the engine again.", advice)) from None
+    elif other := [n for n in names if n in OTHER_TOKENIZERS or n.endswith(".tiktoken")]:
+        path = str(checkpoint.path)
+        raise BuildError(
+            f"{path} has {other[0]} but no tokenizer.json, which is what llmserve reads; make it with "
+            f'`python -c "from transformers import AutoTokenizer as T; p={path!r}; '
+            'T.from_pretrained(p).save_pretrained(p)"`.'
+        )
 
 
 def describe(report: BuildReport) -> list[tuple[str, str]]:

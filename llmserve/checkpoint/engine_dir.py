@@ -100,13 +100,20 @@ class EngineDir:
     def shard(self, rank: int) -> dict[str, torch.Tensor]:
         """A rank's tensors, backed by the file: nothing is copied, and the ranks of one host share its pages.
 
-        The mapping is private: writing to a tensor never reaches the file. Raises EngineDirError if it is damaged.
+        The mapping is private: writing to a tensor never reaches the file. Raises EngineDirError if it is damaged or
+        says itself that it is another rank's.
         """
         from safetensors import SafetensorError, safe_open
 
         file = self.path / shard_name(rank)
         try:
             with safe_open(file, framework="pt", device="cpu") as tensors:
+                written_for = (tensors.metadata() or {}).get("rank", str(rank))
+                if written_for != str(rank):
+                    raise EngineDirError(
+                        f"{file} is the shard of rank {written_for:.20}, not of rank {rank}; build the engine again or "
+                        "copy it again."
+                    )
                 return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 - it is no dict
         except (SafetensorError, OSError) as e:
             raise EngineDirError(f"{file} cannot be loaded ({e}); build the engine again or copy it again.") from None
@@ -130,7 +137,8 @@ class EngineDirWriter:
 
     Leaving without `finish`, by an exception or not, leaves nothing behind. Whatever a killed build could not remove
     is removed by the next build of the same target; a build still alive is recognised by its lock on the folder, which
-    the kernel drops with the process. With `force`, an engine at `target` is replaced; anything else never is.
+    the kernel drops with the process. With `force`, an engine at `target` is replaced; anything else never is, and no
+    engine in whose folder somebody keeps other files.
 
     Raises BuildError, one sentence, if `target` cannot be written, already when the context is entered.
     """
@@ -208,6 +216,24 @@ class EngineDirWriter:
             raise BuildError(f"{target} is a mount point, which cannot be replaced; choose a folder inside it as -o.")
         if any(target.iterdir()) and not (target / _MANIFEST).is_file():
             raise BuildError(f"{target} is a folder but not an engine, and is not replaced; choose another -o.")
+        if any(target.iterdir()):
+            self._check_nothing_else(target)
+
+    def _check_nothing_else(self, engine: Path) -> None:
+        """Replacing an engine deletes its folder, so that all in it has to be the engine's own."""
+        try:
+            listed = {_MANIFEST, *Manifest.read(engine).files}
+        except EngineDirError as e:
+            raise BuildError(
+                f"{engine} is not replaced, as what belongs to the engine in it cannot be told ({str(e).rstrip('.')}); "
+                "choose another -o or remove it yourself."
+            ) from None
+        for entry in sorted(engine.iterdir()):
+            if entry.name not in listed or (entry.is_dir() and not entry.is_symlink()):
+                raise BuildError(
+                    f"{engine} holds {entry.name!r}, which is no part of the engine, and is not replaced; choose "
+                    "another -o or move that out of it."
+                )
 
     def _publish(self) -> None:
         """Folders cannot be exchanged portably, so that for a moment, with `force`, neither engine is in place.
@@ -215,12 +241,12 @@ class EngineDirWriter:
         A build killed in that moment leaves the old one aside, from where the next build puts it back.
         """
         replacing = self.target.exists()
-        if replacing:
-            os.rename(self.target, self._aside)
         try:
-            os.rename(self.path, self.target)
-        except OSError:
             if replacing:
+                os.rename(self.target, self._aside)
+            os.rename(self.path, self.target)
+        except BaseException:  # a signal between the two, too
+            if replacing and not self.target.exists():
                 os.rename(self._aside, self.target)
             raise
         fsync_path(self.target.parent)

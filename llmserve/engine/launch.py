@@ -29,8 +29,8 @@ class RankOptions(Frozen):
 
 
 def launched_by_mpi() -> bool:
-    """Whether this process is one of several ranks of somebody's mpirun (Open MPI or a PMI launcher such as srun)."""
-    return any(int(os.environ.get(name, 1)) > 1 for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"))
+    """Whether this process is a rank (maybe the only one) of somebody's mpirun, or of a PMI launcher such as srun."""
+    return any(name in os.environ for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"))
 
 
 def rank_command(options: RankOptions, tp_size: int) -> list[str]:

@@ -13,6 +13,7 @@ from types import FrameType
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from llmserve.engine.endpoint import forget
 from llmserve.engine.messages import ToEngine, ToFront, decode_to_engine, encode
 from llmserve.errors import LlmserveError
 
@@ -27,6 +28,7 @@ class FrontGoneError(LlmserveError):
 class FrontLink:
     def __init__(self, endpoint: str, front: subprocess.Popen[bytes] | None = None) -> None:
         """`front`: its process, where we started it; the endpoint need not exist yet."""
+        self._endpoint = endpoint
         self._front = front
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PAIR)
@@ -84,3 +86,4 @@ class FrontLink:
         self._monitor.close(linger=0)
         self._socket.close()
         self._context.term()
+        forget(self._endpoint)

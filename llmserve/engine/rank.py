@@ -83,7 +83,7 @@ class Rank:
         runner, kv = self.load(lambda done: link.send(Loading("loading", done, total)))
         engine = NativeEngine(runner, kv, self.comm, self.config)
         log.info(
-            "ready: %d × %s with %d threads each; KV cache of %d tokens in blocks of %d (%.1f MB per rank), "
+            "ready: %d rank(s) on %s with %d thread(s) each; KV cache of %d tokens in blocks of %d (%.1f MB per rank), "
             "at most %d tokens a sequence",
             manifest.tp_size, manifest.device, self.threads, kv.num_tokens, kv.block_size,
             kv.num_blocks * kv.block_bytes / 1e6, kv.max_model_len,

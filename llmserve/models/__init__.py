@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from llmserve.config import ModelConfig
-from llmserve.errors import CheckpointError
+from pydantic import ValidationError
+
+from llmserve.config import ModelConfig, first_problem
+from llmserve.errors import CheckpointError, EngineDirError
 from llmserve.layers.layout import Layout
 from llmserve.models.decoder import Decoder, DecoderSources
 from llmserve.models.hf import HfConfig
@@ -32,18 +34,28 @@ class Family:
 
 
 def _family(module: str) -> Family:
+    if module not in ARCHITECTURES.values():
+        raise EngineDirError(
+            f"the engine's family is {module!r:.200}, of which llmserve knows nothing (it knows "
+            f"{', '.join(sorted(ARCHITECTURES.values()))}); update llmserve or build the engine again."
+        )
     return import_module(f"llmserve.models.{module}").FAMILY
 
 
 def read_config(hf: dict[str, Any]) -> ModelConfig:
     """config.json → ModelConfig; CheckpointError where we cannot compute what it asks for."""
     architectures = hf.get("architectures") or []
-    known = [a for a in architectures if a in ARCHITECTURES]
+    named = architectures if isinstance(architectures, list) else []
+    known = [a for a in named if isinstance(a, str) and a in ARCHITECTURES]
     if not known:
         raise CheckpointError(
-            f"config.json names the architecture {architectures!r}; llmserve knows {', '.join(sorted(ARCHITECTURES))}."
+            f"config.json names the architecture {architectures!r:.200}; llmserve knows "
+            f"{', '.join(sorted(ARCHITECTURES))}."
         )
-    return _family(ARCHITECTURES[known[0]]).read_config(HfConfig(hf))
+    try:
+        return _family(ARCHITECTURES[known[0]]).read_config(HfConfig(hf))
+    except ValidationError as e:
+        raise CheckpointError(f"config.json cannot be used: {first_problem(e)}.") from None
 
 
 def make_model(config: ModelConfig, layout: Layout) -> Decoder:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from llmserve.config import ModelConfig, Rope
+from llmserve.config import MAX_COUNT, MAX_HEAD_DIM, MAX_LAYERS, ModelConfig, Rope
 from llmserve.errors import CheckpointError
 from llmserve.layers.attention import AttentionSources
 from llmserve.layers.linear import Stacked
@@ -33,16 +33,18 @@ class HfConfig:
             if default is ...:
                 raise CheckpointError(f"config.json has no {key}; it is needed for {self.values.get('architectures')}.")
             return default
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) <= MAX_COUNT:
             value = float(value)
         if type(value) is not kind:
-            raise CheckpointError(f"config.json says {key}={value!r}, which is not a {kind.__name__}.")
+            raise CheckpointError(f"config.json says {key}={value!r:.200}, which is not a {kind.__name__}.")
         return value
 
-    def count(self, key: str, default: Any = ...) -> int:
+    def count(self, key: str, default: Any = ..., most: int = MAX_COUNT) -> int:
         value = self.get(key, int, default)
         if value is not default and value < 1:
-            raise CheckpointError(f"config.json says {key}={value}; it must be at least 1.")
+            raise CheckpointError(f"config.json says {key}={value!r:.200}; it must be at least 1.")
+        if value is not default and value > most:
+            raise CheckpointError(f"config.json says {key}={value!r:.200}; llmserve computes at most {most}.")
         return value
 
     def positive(self, key: str, default: Any = ...) -> float:
@@ -60,16 +62,16 @@ class HfConfig:
 
     def windows(self, size: int | None, first: int = 0) -> tuple[int | None, ...]:
         """Each layer's sliding window: `size` where `layer_types` says so; without that, from layer `first` on."""
-        layers = self.count("num_hidden_layers")
+        layers = self.count("num_hidden_layers", most=MAX_LAYERS)
         kinds = self.get("layer_types", list, None)
         if kinds is None:
             return tuple(size if i >= first else None for i in range(layers))
         windows: dict[Any, int | None] = {"full_attention": None}
         if size is not None:
             windows["sliding_attention"] = size
-        if unknown := [kind for kind in kinds if kind not in windows]:
+        if unknown := [kind for kind in kinds if not isinstance(kind, str) or kind not in windows]:
             raise CheckpointError(
-                f"config.json says {unknown[0]!r} in layer_types; with its other keys llmserve computes only "
+                f"config.json says {unknown[0]!r:.200} in layer_types; with its other keys llmserve computes only "
                 f"{' and '.join(windows)}."
             )
         if len(kinds) != layers:
@@ -109,7 +111,7 @@ class HfConfig:
                 original_max_position=original,
             )
         raise CheckpointError(
-            f"config.json asks for rope scaling {kind!r}, which llmserve does not implement; it computes default, "
+            f"config.json asks for rope scaling {kind!r:.200}, which llmserve does not implement; it computes default, "
             "linear and llama3."
         )
 
@@ -130,14 +132,16 @@ def decoder_config(hf: HfConfig, family: str, *, qkv_bias: bool, o_bias: bool, m
             f"config.json says num_attention_heads={heads} and num_key_value_heads={kv_heads}; the one must be a "
             "multiple of the other."
         )
-    if head_dim % 2:
-        raise CheckpointError(f"config.json implies head_dim={head_dim}; rotary embedding needs an even number.")
+    if head_dim % 2 or not 2 <= head_dim <= MAX_HEAD_DIM:
+        raise CheckpointError(
+            f"config.json implies head_dim={head_dim}; rotary embedding needs an even number from 2 to {MAX_HEAD_DIM}."
+        )
     return ModelConfig(
         family=family,
         vocab_size=hf.count("vocab_size"),
         hidden_size=hidden,
         intermediate_size=hf.count("intermediate_size"),
-        num_layers=hf.count("num_hidden_layers"),
+        num_layers=hf.count("num_hidden_layers", most=MAX_LAYERS),
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=head_dim,

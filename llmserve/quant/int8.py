@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from llmserve.errors import BuildError
 from llmserve.ops import Ops
 
 
@@ -20,6 +21,9 @@ class Int8:
     def pack(self, weight: Tensor) -> dict[str, Tensor]:
         wide = weight.float()
         scale = wide.abs().amax(dim=1) / 127
+        if not scale.isfinite().all():  # a float64 beyond float32
+            largest = float(weight.abs().max())
+            raise BuildError(f"weights as large as {largest:.3g} cannot be stored in int8; correct the checkpoint.")
         # A row of zeros (vocabulary padding) has scale 0; any divisor gives its zeros back.
         q = torch.round(wide / scale.where(scale > 0, 1)[:, None]).clamp_(-127, 127)
         return {"weight": q.to(torch.int8), "scale": scale}

@@ -24,7 +24,8 @@ class Plain:
         stored = weight.to(self.dtype)
         if not stored.isfinite().all():
             largest, name = float(weight.abs().max()), str(self.dtype).removeprefix("torch.")
-            raise BuildError(f"weights as large as {largest:.3g} cannot be stored in {name}; use --dtype float32.")
+            advice = "correct the checkpoint" if self.dtype == torch.float32 else "use --dtype float32"
+            raise BuildError(f"weights as large as {largest:.3g} cannot be stored in {name}; {advice}.")
         return {"weight": stored}
 
     def matmul(self, ops: Ops, x: Tensor, stored: Mapping[str, Tensor], bias: Tensor | None) -> Tensor:

@@ -28,7 +28,7 @@ def create_app(client: EngineClient, tokenizer: Tokenizer | None, manifest: Mani
     """The front of one engine. `tokenizer` is None where the checkpoint had none."""
     name = config.served_model_name or manifest.model_name
     serving = Serving(client, tokenizer, manifest, name, Metrics(client, name))
-    app = FastAPI(title="llmserve", version=llmserve.__version__)
+    app = FastAPI(title="llmserve", version=llmserve.__version__, redirect_slashes=False)
     app.add_middleware(Edge)
     for kind in (LlmserveError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)
@@ -56,6 +56,7 @@ def _model_routes(serving: Serving) -> APIRouter:
             "max_model_len": serving.max_model_len,
         }
 
+    @routes.head("/v1/models", include_in_schema=False)
     @routes.get("/v1/models")
     async def models() -> JSONResponse:
         return JSONResponse({"object": "list", "data": [card()]})
@@ -72,6 +73,7 @@ def _model_routes(serving: Serving) -> APIRouter:
 def _operator_routes(serving: Serving) -> APIRouter:
     routes = APIRouter()
 
+    @routes.head("/health", include_in_schema=False)
     @routes.get("/health")
     async def health() -> JSONResponse:
         """200 when requests are taken; 503 and the reason otherwise."""
@@ -88,10 +90,12 @@ def _operator_routes(serving: Serving) -> APIRouter:
                 body = {"status": "stopped"}
         return JSONResponse(body, 503, {"Retry-After": str(RETRY_AFTER_S)})
 
+    @routes.head("/metrics", include_in_schema=False)
     @routes.get("/metrics")
     async def metrics() -> Response:
         return Response(serving.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
+    @routes.head("/version", include_in_schema=False)
     @routes.get("/version")
     async def version() -> JSONResponse:
         return JSONResponse({"version": llmserve.__version__})

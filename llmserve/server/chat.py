@@ -19,7 +19,7 @@ def chat_routes(serving: Serving) -> APIRouter:
     @routes.post("/v1/chat/completions")
     async def chat_completions(body: ChatBody, request: Request) -> Response:
         serving.check(body)
-        prompt = await serving.encode(render(serving, body), add_special_tokens=False, param="messages")
+        [prompt] = await serving.encode([render(serving, body)], add_special_tokens=False, param="messages")
         job = serving.job(
             body,
             [prompt],

@@ -20,12 +20,9 @@ def completion_routes(serving: Serving) -> APIRouter:
     async def completions(body: CompletionBody, request: Request) -> Response:
         serving.check(body)
         special = body.add_special_tokens is not False
-        prompts = [
-            await serving.encode(prompt, add_special_tokens=special, param="prompt")
-            if isinstance(prompt, str)
-            else tuple(prompt)
-            for prompt in body.prompt
-        ]
+        texts = [prompt for prompt in body.prompt if isinstance(prompt, str)]
+        encoded = iter(await serving.encode(texts, add_special_tokens=special, param="prompt") if texts else ())
+        prompts = [next(encoded) if isinstance(prompt, str) else tuple(prompt) for prompt in body.prompt]
         job = serving.job(
             body,
             prompts,

@@ -45,7 +45,7 @@ class ErrorAnswer:
         return JSONResponse(self.body(), self.status, self.headers)
 
 
-def answer(error: Exception) -> ErrorAnswer:
+def answer(error: BaseException) -> ErrorAnswer:
     """Every kind of error there is. What is not ours says nothing of itself."""
     match error:
         case RequestError():
@@ -80,12 +80,28 @@ def shown(value: object) -> str:
 
 def _http(error: HTTPException) -> ErrorAnswer:
     message, code = {
+        400: (_unreadable_body(error.__cause__) or str(error.detail), None),
         404: ("There is nothing at this path; GET /docs lists what there is.", "not_found"),
         405: ("This path does not take this method; GET /docs lists those it does.", "method_not_allowed"),
+        408: (str(error.detail), "request_timeout"),
         413: (str(error.detail), "body_too_large"),
     }.get(error.status_code, (str(error.detail), None))
     kind = "server_error" if error.status_code >= 500 else "invalid_request_error"
     return ErrorAnswer(error.status_code, message, kind, None, code, dict(error.headers or {}))
+
+
+def _unreadable_body(cause: BaseException | None) -> str | None:
+    """What json.loads says besides JSONDecodeError; FastAPI keeps it as the cause of a 400 without a reason."""
+    match cause:
+        case RecursionError():
+            reason = "its lists and objects are nested too deeply"
+        case UnicodeDecodeError():
+            reason = f"byte {cause.start} is not UTF-8"
+        case ValueError():
+            reason = "it has a number with too many digits"
+        case _:
+            return None
+    return f"The body is not valid JSON: {reason}."
 
 
 def _invalid_body(error: RequestValidationError) -> ErrorAnswer:

@@ -33,6 +33,9 @@ logger = logging.getLogger("llmserve.server")
 EngineProcess = Callable[[], Awaitable[int]]
 """Starts the engine and returns its exit code when it has ended; cancelling it ends the engine."""
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""SIGUSR1 because under mpirun it is the one that reaches the ranks: what works there works here."""
+
 GRACE_S = 5.0
 """What the engine gets beyond the time it was given to stop, before it counts as dead."""
 
@@ -154,12 +157,12 @@ class _Front:
         def received() -> None:
             (self._abort_wanted if self._stop_wanted.is_set() else self._stop_wanted).set()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             loop.add_signal_handler(number, received)
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in STOP_SIGNALS:
                 loop.remove_signal_handler(number)
 
 

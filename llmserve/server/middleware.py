@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import uuid
@@ -15,6 +16,9 @@ from llmserve.server.errors import answer
 logger = logging.getLogger(__name__)
 
 MAX_BODY = 32 * 1000 * 1000
+MAX_BODY_S = 60
+"""How long a client may take to send its body."""
+
 USABLE_ID = re.compile(r"[!-~]{1,200}")
 
 
@@ -33,7 +37,9 @@ class Edge:
         try:
             exchange.check_announced_size()
             await self._app(scope, exchange.receive, exchange.send)
-        except Exception as e:
+        except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as e:  # a library in Rust panics with one that is no Exception
             if not isinstance(e, HTTPException):
                 logger.exception("Request %s failed", exchange.id)
             if exchange.answered:
@@ -53,6 +59,7 @@ class _Exchange:
         self._send = send
         self._max_body = max_body
         self._received = 0
+        self._deadline: float | None = asyncio.get_running_loop().time() + MAX_BODY_S
 
     def check_announced_size(self) -> None:
         announced = self._headers.get("content-length", "")
@@ -62,8 +69,22 @@ class _Exchange:
     def _too_large(self) -> HTTPException:
         return HTTPException(413, f"The request's body is larger than {self._max_body} bytes; send less.")
 
+    def _left(self) -> float | None:
+        """Seconds for the rest of the body; None once it is here, as from then on the client may be silent."""
+        return None if self._deadline is None else self._deadline - asyncio.get_running_loop().time()
+
     async def receive(self) -> Message:
-        message = await self._receive()
+        try:
+            message = await asyncio.wait_for(self._receive(), self._left())
+        except asyncio.TimeoutError:
+            # Closed, because what is left of the body may still come.
+            raise HTTPException(
+                408,
+                f"The request's body took longer than {MAX_BODY_S} seconds; send it faster.",
+                {"connection": "close"},
+            ) from None
+        if not message.get("more_body", False):
+            self._deadline = None
         self._received += len(message.get("body", b""))
         if self._received > self._max_body:
             raise self._too_large()

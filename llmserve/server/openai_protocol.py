@@ -18,6 +18,9 @@ from llmserve.server.errors import shown
 MAX_CHOICES = 128
 MAX_STOPS = 16
 MAX_PROMPTS = 1024
+MAX_STOP_CHARS = 1000
+MAX_IDS = 2**20
+"""Of one list: more than any context holds, and few enough to look at each without holding up other requests."""
 
 WITHOUT_EFFECT = frozenset(
     {"user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
@@ -76,6 +79,11 @@ def _stops(value: Any) -> Any:
         raise RequestError("stop must be a string or a list of strings.", param="stop")
     if len(value) > MAX_STOPS:
         raise RequestError(f"stop has {len(value)} strings; at most {MAX_STOPS} are possible.", param="stop")
+    longest = max(map(len, value), default=0)
+    if longest > MAX_STOP_CHARS:
+        raise RequestError(
+            f"stop has a string of {longest} characters; at most {MAX_STOP_CHARS} are possible.", param="stop"
+        )
     if "" in value:
         raise RequestError(
             "stop has an empty string, which would end every answer at once; leave it out.", param="stop"
@@ -87,6 +95,8 @@ def token_ids(value: Any, param: str) -> list[int]:
     """The first value that is not a token id is refused; range is for whoever knows the vocabulary."""
     if not isinstance(value, list):
         raise RequestError(f"{param} must be a list of token ids.", param=param)
+    if len(value) > MAX_IDS:
+        raise RequestError(f"{param} has {len(value)} token ids; at most {MAX_IDS} are possible.", param=param)
     for id in value:
         if type(id) is not int:
             raise RequestError(f"{param} must hold token ids, which are whole numbers, not {shown(id)}.", param=param)

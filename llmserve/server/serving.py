@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from llmserve.config import Manifest
 from llmserve.errors import RequestError
@@ -18,6 +19,9 @@ from llmserve.tokenizer import StopStrings, Tokenizer
 
 LONG_TEXT = 20_000
 """Characters from which tokenising takes long enough to hold up other requests; it then runs in a thread."""
+
+SPARE_CHARS = 1000
+"""What a tokenizer may drop of a text (spaces at its ends, characters it does not know) before we call it too long."""
 
 MAX_CHOICES_PER_CALL = 1024
 
@@ -51,14 +55,20 @@ class Serving:
             raise RequestError(f"{param} needs a tokenizer, and {self.model_name} has none.", param=param)
         return self.tokenizer
 
-    async def encode(self, text: str, *, add_special_tokens: bool, param: str) -> tuple[int, ...]:
+    async def encode(self, texts: Sequence[str], *, add_special_tokens: bool, param: str) -> list[tuple[int, ...]]:
         tokenizer = self.need_tokenizer(param)
-        try:
-            if len(text) < LONG_TEXT:
+
+        def encode(text: str) -> tuple[int, ...]:
+            if len(text) >= LONG_TEXT:
+                self._check_chars(text, param)
+            try:
                 return tuple(tokenizer.encode(text, add_special_tokens=add_special_tokens))
-            return tuple(await asyncio.to_thread(tokenizer.encode, text, add_special_tokens=add_special_tokens))
-        except RequestError as e:
-            raise RequestError(f"{param} cannot be tokenised: {e}", param=param) from None
+            except RequestError as e:
+                raise RequestError(f"{param} cannot be tokenised: {e}", param=param) from None
+
+        if sum(map(len, texts)) < LONG_TEXT:
+            return [encode(text) for text in texts]
+        return [await asyncio.to_thread(encode, text) for text in texts]
 
     def job(
         self,
@@ -111,6 +121,22 @@ class Serving:
 
     def start(self, job: Job) -> Generation:
         return Generation(self.client, self.tokenizer, job, self.metrics.observer())
+
+    @cached_property
+    def _longest_token(self) -> int:
+        """In bytes, of which a character has at least one."""
+        assert self.tokenizer is not None
+        return max((len(self.tokenizer.token_bytes(id)) for id in range(self.tokenizer.vocab_size)), default=1)
+
+    def _check_chars(self, text: str, param: str) -> None:
+        """What cannot fit is refused unread: reading takes seconds and gigabytes where a client sends megabytes."""
+        if len(text) > self.max_model_len * self._longest_token + SPARE_CHARS:
+            raise RequestError(
+                f"{param} has {len(text)} characters, which is more than this model's context of "
+                f"{self.max_model_len} tokens can hold; shorten it.",
+                param=param,
+                code="context_length_exceeded",
+            )
 
     def _check_prompt(self, prompt: tuple[int, ...], param: str) -> None:
         if not prompt:

@@ -36,7 +36,8 @@ class Tokenizer:
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as e:  # the library raises nothing more specific
-            raise EngineDirError(f"{path} is not a usable tokenizer ({e}); build the engine again.") from None
+            reason = " ".join(str(e).split())
+            raise EngineDirError(f"{path} is not a usable tokenizer ({reason}); build the engine again.") from None
         # A saved tokenizer may still carry the padding and truncation of its training.
         backend.no_padding()
         backend.no_truncation()
@@ -49,7 +50,12 @@ class Tokenizer:
             raise RequestError(
                 f"character {e.start} is a lone surrogate, which is not valid Unicode; remove it."
             ) from None
-        return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        try:
+            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except BaseException as e:
+            if type(e).__name__ != "PanicException":  # Rust's, which is no Exception and can only be told by its name
+                raise
+            raise RequestError("the tokenizer gave up on it; shorten its longest words.") from None
 
     def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return self._backend.decode(list(tokens), skip_special_tokens=skip_special_tokens)
@@ -74,10 +80,13 @@ class Tokenizer:
 def _load_chat_template(folder: Path) -> ChatTemplate | None:
     config = _read_json(folder / "tokenizer_config.json")
     own_file = folder / "chat_template.jinja"
-    source: Any = own_file.read_text("utf-8") if own_file.is_file() else config.get("chat_template")
-    if isinstance(source, list):  # several by name: the default one
-        named = {entry["name"]: entry["template"] for entry in source}
-        source = named.get("default")
+    source: Any = _read_text(own_file) if own_file.is_file() else config.get("chat_template")
+    if isinstance(source, list) and all(isinstance(entry, dict) for entry in source):  # by name: the default one
+        source = next((entry.get("template", "") for entry in source if entry.get("name") == "default"), None)
+    if source is not None and not isinstance(source, str):
+        raise EngineDirError(
+            f"{folder / 'tokenizer_config.json'} has a chat_template that is no text; build the engine again."
+        )
     return ChatTemplate(source, _special_tokens(config)) if source else None
 
 
@@ -85,7 +94,10 @@ def _special_tokens(config: dict[str, Any]) -> dict[str, str | list[str]]:
     """`bos_token` and the like; each is a string, or an object that describes one."""
 
     def text(value: Any) -> str:
-        return value["content"] if isinstance(value, dict) else value
+        content = value.get("content") if isinstance(value, dict) else value
+        if not isinstance(content, str):
+            raise EngineDirError(f"tokenizer_config.json has a {key} that is no text; build the engine again.")
+        return content
 
     tokens: dict[str, str | list[str]] = {}
     for key, value in config.items():
@@ -96,12 +108,21 @@ def _special_tokens(config: dict[str, Any]) -> dict[str, str | list[str]]:
     return tokens
 
 
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as e:
+        raise EngineDirError(f"{path} is not UTF-8 ({e}); build the engine again.") from None
+    except OSError as e:
+        raise EngineDirError(f"{path} cannot be read: {e.strerror or e}.") from None
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        data = json.loads(path.read_text("utf-8"))
-    except ValueError as e:
+        data = json.loads(_read_text(path))
+    except (ValueError, RecursionError) as e:
         raise EngineDirError(f"{path} is not valid JSON ({e}); build the engine again.") from None
     if not isinstance(data, dict):
         raise EngineDirError(f"{path} does not hold a JSON object; build the engine again.")

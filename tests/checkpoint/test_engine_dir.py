@@ -138,13 +138,28 @@ def test_a_shard_with_a_damaged_header(engine: Path) -> None:
     [
         ({"tp_size": 3}, "does not list rank2.safetensors"),
         ({"format": 99}, "has engine format 99, newer than this llmserve reads"),
+        ({"format": 0}, "is damaged: format: "),
+        ({"format": True}, "has no format number"),
         ({"colour": "red"}, "colour: Extra inputs are not permitted"),
+        ({"tp_size": 10**9}, "is damaged: tp_size: "),
+        ({"tp_size": 0}, "is damaged: tp_size: "),
+        ({"model": {"num_layers": 10**9}}, "is damaged: model.num_layers: "),
+        ({"model": {"sliding_windows": []}}, "is damaged: model: Value error, 0 sliding_windows for num_layers=1"),
+        ({"model": {"rope": {"theta": 0}}}, "is damaged: model.rope.theta: "),
     ],
 )
 def test_a_manifest_that_does_not_fit(change: dict[str, Any], sentence: str, engine: Path) -> None:
     data = json.loads((engine / "engine.json").read_text())
+    if "model" in change:
+        change = {"model": data["model"] | change["model"]}
     (engine / "engine.json").write_text(json.dumps(data | change))
     assert sentence in refusal(engine)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"format": ' + "1" * 5000 + "}", "\xff"])
+def test_a_manifest_that_is_no_json(text: str, engine: Path) -> None:
+    (engine / "engine.json").write_bytes(text.encode("latin-1"))
+    assert "engine.json is not valid JSON (" in refusal(engine)
 
 
 def test_a_manifest_that_leads_elsewhere(engine: Path) -> None:

@@ -244,3 +244,20 @@ def test_a_file_that_does_not_fit_on_the_disk(tmp_path: Path, monkeypatch: pytes
     ):
         w.add_file(tmp_path / "tokenizer.json")
     assert names_in(tmp_path) == ["tokenizer.json"]
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_force_never_deletes_what_is_not_the_engines(engine: Path, folder: bool) -> None:
+    (engine / "thesis").mkdir() if folder else (engine / "thesis").touch()
+    with pytest.raises(BuildError, match=r"holds 'thesis', which is no part of the engine, and is not replaced;"):
+        build(engine, force=True, tp_size=1)
+    assert (engine / "thesis").exists()
+    assert EngineDir.open(engine).manifest.tp_size == 2
+
+
+def test_force_does_not_replace_what_it_cannot_read(engine: Path) -> None:
+    (engine / "engine.json").write_text("{")
+    with pytest.raises(BuildError, match=r"is not replaced, as .* cannot be told \(.*\); .* remove it yourself\.") as e:
+        build(engine, force=True)
+    assert "\n" not in str(e.value)
+    assert names_in(engine) == ["engine.json", "rank0.safetensors", "rank1.safetensors"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import openai
 import pytest
 
 from llmserve.server.openai_protocol import ASKS_FOR_NOTHING, WITHOUT_EFFECT
+from llmserve.tokenizer import Tokenizer
 
-from .conftest import VOCAB, Front
+from .conftest import TOKENIZER, VOCAB, Front
 
 ANYTHING_ELSE: dict[str, Any] = {
     "parallel_tool_calls": "yes", "spaces_between_special_tokens": 7, "skip_special_tokens": False,
@@ -61,6 +63,7 @@ def test_asking_for_nothing_is_not_refused(front: Front) -> None:
         ({"stop": ["a", ""]}, "stop"),
         ({"stop": ["a"] * 17}, "stop"),
         ({"stop": [1]}, "stop"),
+        ({"stop": ["x", "y" * 1001]}, "stop"),
         ({"stop_token_ids": "x"}, "stop_token_ids"),
         ({"stop_token_ids": [VOCAB]}, "stop_token_ids"),
         ({"stop_token_ids": [-1]}, "stop_token_ids"),
@@ -81,6 +84,8 @@ def test_asking_for_nothing_is_not_refused(front: Front) -> None:
         ({"prompt": [10**30]}, "prompt"),
         ({"prompt": ["x"] * 1025}, "prompt"),
         ({"prompt": [1] * 200}, "prompt"),
+        ({"prompt": [[1], ["x"] * (2**20 + 1)]}, "prompt"),
+        ({"stop_token_ids": [1] * (2**20 + 1)}, "stop_token_ids"),
         ({"messages": []}, "messages"),
         ({"x" * 10_000: 1}, "x" * 100),
     ],
@@ -105,6 +110,49 @@ def test_a_context_that_is_too_small_has_both_numbers(front: Front) -> None:
     error = front.refused(prompt=[1] * 250)
     assert (error["param"], error["code"]) == ("prompt", "context_length_exceeded")
     assert all(number in error["message"] for number in ("200", "250"))
+    error = front.refused(prompt=[VOCAB] * 250)
+    assert error["code"] == "context_length_exceeded", "the length is looked at first"
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_a_text_that_cannot_fit_is_not_tokenised(front: Front, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tokenizer, "encode", lambda *_, **__: pytest.fail("tokenised"))
+    text = "x" * 1_000_000
+    body: dict[str, Any] = {"prompt": text} if "chat" not in path else {"messages": [{"role": "user", "content": text}]}
+    error = front.refused(path, **body)
+    assert (error["param"], error["code"]) == (next(iter(body)), "context_length_exceeded")
+    assert "200 tokens" in error["message"]
+    assert "characters" in error["message"]
+
+
+def test_many_short_texts_are_tokenised_beside_other_requests(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, threads = "x" * 150, set[str]()
+    encode = Tokenizer.encode
+
+    def watched(*args: Any, **options: Any) -> list[int]:
+        if args[1] == text:  # and not the fake engine's
+            threads.add(threading.current_thread().name)
+        return encode(*args, **options)
+
+    monkeypatch.setattr(Tokenizer, "encode", watched)
+    front.complete(prompt=[text] * 150, max_tokens=1)
+    assert threads, "or the test watches nothing"
+    assert all(name.startswith("asyncio_") for name in threads), "none on the loop's own thread"
+
+
+class PanicException(BaseException):
+    """Of the same name and base as what Rust's libraries raise."""
+
+
+def test_a_tokenizer_that_panics_is_the_texts_fault(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Backend:
+        def encode(self, *_: object, **__: object) -> None:
+            raise PanicException("index out of bounds")
+
+    monkeypatch.setattr(TOKENIZER, "_backend", Backend())
+    error = front.refused(prompt="x" * 30)
+    assert error["param"] == "prompt"
+    assert "index" not in error["message"]
 
 
 @pytest.mark.parametrize(
@@ -126,6 +174,34 @@ def test_a_body_that_is_not_a_json_object(front: Front, content: bytes, headers:
     assert response.status_code == 400
     assert response.json()["error"]["type"] == "invalid_request_error"
     assert len(response.content) < 2000
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"[" * 200_000, "nested too deeply"),
+        (b'{"prompt": "x", "seed": ' + b"9" * 10_000 + b"}", "too many digits"),
+        (b'{"prompt": "\xff"}', "byte 12 is not UTF-8"),
+        (b'{"prompt": }', "at character"),
+    ],
+)
+def test_json_that_cannot_be_read_has_a_reason(front: Front, content: bytes, reason: str) -> None:
+    response = front.http.post("/v1/completions", content=content, headers={"content-type": "application/json"})
+    message = response.json()["error"]["message"]
+    assert message.startswith("The body is not valid JSON")
+    assert reason in message
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/models", "/metrics", "/version"])
+def test_a_head_without_a_body(front: Front, path: str) -> None:
+    response = front.http.head(path)
+    assert (response.status_code, response.content) == (200, b"")
+
+
+@pytest.mark.parametrize("path", ["/v1/completions/", "/v1/chat/completions/", "/health/"])
+def test_a_slash_too_many_is_not_redirected(front: Front, path: str) -> None:
+    response = front.http.post(path, json={})
+    assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
 
 
 def test_an_unknown_model_path_and_method(front: Front) -> None:
@@ -158,13 +234,17 @@ def test_every_response_has_an_id(front: Front) -> None:
         assert len(front.http.get(path, headers={"x-request-id": "two words"}).headers["x-request-id"]) == 32
 
 
-def test_our_own_mistakes_say_nothing_of_the_inside(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [RuntimeError, PanicException])
+def test_our_own_mistakes_say_nothing_of_the_inside(
+    front: Front, error: type[BaseException], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail(*_: object) -> None:
-        raise RuntimeError("/secret/path")
+        raise error("/secret/path")
 
     monkeypatch.setattr("llmserve.server.generation.derived_seed", fail)
     response = front.post("/v1/completions", prompt="x")
     assert response.status_code == 500
     assert "secret" not in response.text
     assert response.json()["error"]["code"] == "internal_error"
-    assert response.headers["x-request-id"]
+    assert response.headers["x-request-id"] in caplog.text
+    assert "/secret/path" in caplog.text

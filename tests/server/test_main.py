@@ -140,9 +140,9 @@ def test_a_second_signal_does_not_wait(start: Any, config: dict[str, Any]) -> No
     process.process.send_signal(signal.SIGINT)
     engine.seen(Drain)
     process.process.send_signal(signal.SIGINT)
-    assert process.exit_code() == 1
+    assert process.exit_code() == 0
     streaming.join()
-    assert "told to stop at once" in lines[-2]
+    assert '"error"' in lines[-2]
     assert lines[-1] == "data: [DONE]"
     engine.disconnect()
 

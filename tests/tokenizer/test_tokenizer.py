@@ -80,6 +80,26 @@ def test_a_damaged_tokenizer_config_is_one_sentence(tmp_path: Path, content: str
         Tokenizer.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "config", [{"chat_template": 5}, {"chat_template": [{"name": "default", "template": 5}]}, {"chat_template": ["x"]},
+               {"chat_template": "x", "eos_token": {}}, {"chat_template": "x", "additional_special_tokens": [5]}],
+)  # fmt: skip
+def test_a_chat_template_that_is_no_text_is_one_sentence(tmp_path: Path, config: object) -> None:
+    with pytest.raises(EngineDirError, match=r"tokenizer_config\.json has a .* that is no text; build"):
+        Tokenizer.load(save(tmp_path, config))
+
+
+def test_chat_templates_of_which_none_is_the_default_are_none(tmp_path: Path) -> None:
+    assert Tokenizer.load(save(tmp_path, {"chat_template": [{"x": 1}]})).chat_template is None
+
+
+def test_a_chat_template_that_is_not_utf_8_is_one_sentence(tmp_path: Path) -> None:
+    save(tmp_path)
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(EngineDirError, match=r"chat_template\.jinja is not UTF-8 \("):
+        Tokenizer.load(tmp_path)
+
+
 def test_the_bytes_of_a_byte_level_token() -> None:
     tokenizer = Tokenizer(byte_level())
     tokens = tokenizer.encode(" w明", add_special_tokens=False)

@@ -1,0 +1,129 @@
+"""Connections that cost the server more than they should: too many, too slow, silent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import logging
+import resource
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from llmserve.server import listen
+
+from .conftest import Front, running_front
+
+POST = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n"
+HEALTH = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+@pytest.fixture
+def impatient_front(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Front]:
+    monkeypatch.setattr("llmserve.server.listen._Connection._idle_s", 0.3)
+    monkeypatch.setattr("llmserve.server.middleware.MAX_BODY_S", 0.3)
+    with running_front(endpoint) as front:
+        yield front
+
+
+@contextlib.contextmanager
+def connected(front: Front) -> Iterator[socket.socket]:
+    address = urlsplit(front.url)
+    assert address.hostname is not None
+    assert address.port is not None
+    with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
+        yield connection
+
+
+def read(connection: socket.socket) -> bytes:
+    """All that comes until the server closes."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def healthy(connection: socket.socket) -> bool:
+    connection.sendall(HEALTH)
+    answer = b""
+    while not answer.endswith(b"}"):
+        answer += connection.recv(65536)
+    return answer.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /health HTTP/1.1\r\nhost:"])
+def test_a_connection_without_a_request_is_closed(impatient_front: Front, sent: bytes) -> None:
+    with connected(impatient_front) as connection:
+        connection.sendall(sent)
+        assert read(connection) == b""
+
+
+def test_a_beginning_after_an_answer_is_closed_too(impatient_front: Front) -> None:
+    with connected(impatient_front) as connection:
+        assert healthy(connection)
+        connection.sendall(HEALTH[:20])
+        assert read(connection) == b""
+
+
+def test_a_body_that_does_not_come(impatient_front: Front) -> None:
+    with connected(impatient_front) as connection:
+        connection.sendall(POST + b'{"prompt"')
+        head, _, body = read(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(body)["error"]["code"] == "request_timeout"
+
+
+def test_an_answer_may_take_longer_than_a_request(impatient_front: Front) -> None:
+    impatient_front.engine.allowance = 1
+    with impatient_front.http.stream(
+        "POST", "/v1/completions", json={"prompt": "hi", "max_tokens": 20, "stream": True}
+    ) as response:
+        lines = response.iter_lines()
+        next(lines)
+        time.sleep(0.6)
+        impatient_front.engine.allowance = None
+        assert list(lines)[-2:] == ["data: [DONE]", ""]
+
+
+def test_one_connection_too_many(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listen, "most_connections", lambda: 2)
+    with running_front(endpoint) as front, connected(front) as first, connected(front) as second:
+        assert healthy(first)
+        assert healthy(second)
+        with connected(front) as third:
+            third.sendall(HEALTH)
+            head, _, body = read(third).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after" in head.lower()
+        assert json.loads(body)["error"]["code"] == "too_many_connections"
+        assert healthy(first), "those that are there are served"
+
+
+def test_the_limit_of_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: dict[str, Any] = {"now": (1024, 524288)}
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits["now"])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: limits.update(now=new))
+    assert listen.most_connections() == 1024 - listen.SPARE_FILES
+    listen.raise_file_limit()
+    assert limits["now"] == (listen.MOST_FILES, 524288)
+    limits["now"] = (256, 256)
+    listen.raise_file_limit()
+    assert limits["now"] == (256, 256)
+    assert listen.most_connections() == 128
+    limits["now"] = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    listen.raise_file_limit()
+    assert listen.most_connections() == listen.MOST_FILES - listen.SPARE_FILES
+
+
+def test_a_full_table_of_files_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    loop = asyncio.new_event_loop()
+    errors = listen._LoopErrors()
+    with contextlib.closing(loop), caplog.at_level(logging.ERROR):
+        for _ in range(1000):
+            errors(loop, {"message": "accept", "exception": OSError(errno.EMFILE, "Too many open files")})
+        assert len(caplog.records) == 1
+        errors(loop, {"message": "something else", "exception": OSError(errno.EPIPE, "Broken pipe")})
+    assert [record.getMessage()[:14] for record in caplog.records[1:]] == ["something else"]

@@ -1,0 +1,78 @@
+"""The command line as a process: what it prints, what it leaves, how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmserve.cli import _read_yaml, _validated
+from llmserve.config import BuildConfig, EngineConfig
+from llmserve.errors import ConfigError
+from tests.tiny import tiny_checkpoint
+
+LLMSERVE = [sys.executable, "-m", "llmserve"]
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize("env", [{}, ASCII], ids=["utf-8", "ascii"])
+def test_names_with_brackets_and_terminals_without_times_signs(tmp_path: Path, env: dict[str, str]) -> None:
+    checkpoint = tiny_checkpoint(tmp_path / "a[red]c").folder
+    engine = tmp_path / "x[/y]:smile:"
+    for command in (["build", checkpoint, "-o", engine], ["inspect", engine, "--tensors"]):
+        done = subprocess.run([*LLMSERVE, *map(str, command)], env={**os.environ, **env, "COLUMNS": "300"},
+                              capture_output=True, text=True)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        shown = "".join(done.stdout.split())  # a title is as wide as its table
+        assert "a[red]c" in shown
+        assert "x[/y]:smile:" in shown
+
+
+SLOW = """
+import sys, time
+from llmserve.cli import main
+def wait(*_):
+    print("ready", flush=True)
+    time.sleep(60)
+import llmserve.checkpoint.build as build
+build._write_shards = wait
+main()
+"""
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGHUP])
+def test_a_build_that_is_told_to_end_leaves_nothing(tmp_path: Path, kind: signal.Signals) -> None:
+    checkpoint = tiny_checkpoint(tmp_path / "checkpoint").folder
+    (tmp_path / "place").mkdir()
+    command = [sys.executable, "-c", SLOW, "build", str(checkpoint), "-o", str(tmp_path / "place" / "engine")]
+    building = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        assert building.stdout is not None
+        assert building.stdout.readline() == b"ready\n"
+        assert len(list((tmp_path / "place").iterdir())) == 1
+        building.send_signal(kind)
+        assert building.wait(timeout=30) == 128 + kind
+    finally:
+        building.kill()
+        building.communicate()
+    assert list((tmp_path / "place").iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["quant: 2024-99-99", "quant: " + "[" * 20_000, "tp_size: " + "1" * 5000, "- a"])
+def test_yaml_that_cannot_be_read_is_one_sentence(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"c\.yaml (cannot be read as YAML|holds no settings)"):
+        _read_yaml(tmp_path / "c.yaml")
+
+
+def test_a_truth_value_is_no_number() -> None:
+    with pytest.raises(ConfigError, match="tp_size: "):
+        _validated(BuildConfig, {"tp_size": True})
+    with pytest.raises(ConfigError, match="threads: "):
+        _validated(EngineConfig, {"threads": True})
+    with pytest.raises(ConfigError, match="threads: "):
+        _validated(EngineConfig, {"threads": 4097})
