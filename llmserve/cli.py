@@ -72,7 +72,10 @@ Verify = Annotated[bool, typer.Option(help="Compare the shards with their checks
 
 @app.command()
 def build(
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A Hugging Face folder, or `demo`.")],
+    checkpoint: Annotated[
+        str,
+        typer.Argument(metavar="CHECKPOINT", help="A Hugging Face folder, or `demo`, the one that comes along."),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="ENGINE", help="Where the engine is to stand.")],
     quant: Annotated[QuantChoice | None, typer.Option(help="Weight-only quantisation. Default: none.")] = None,
     group_size: Annotated[
@@ -102,7 +105,7 @@ def build(
     flags = {"quant": quant, "group_size": group_size, "tp_size": tp_size, "dtype": dtype, "device": device}
     settings = (_read_yaml(config) if config else {}) | {k: v for k, v in flags.items() if v is not None}
     build_config = _validated(BuildConfig, settings)
-    source = Checkpoint.open(DEMO if checkpoint == "demo" and not Path("demo").is_dir() else checkpoint)
+    source = Checkpoint.open(DEMO if checkpoint == "demo" else checkpoint)
     with _unwinding_signals(), ByteProgress() as progress:
         report = build_engine(source, output, build_config, force=force, progress=progress)
     table = Table(title=f"built {output}", show_header=False, title_justify="left")
