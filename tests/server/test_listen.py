@@ -78,9 +78,9 @@ def test_a_body_that_does_not_come(impatient_front: Front) -> None:
 
 def test_an_answer_may_take_longer_than_a_request(impatient_front: Front) -> None:
     impatient_front.engine.allowance = 1
-    with impatient_front.http.stream(
-        "POST", "/v1/completions", json={"prompt": "hi", "max_tokens": 20, "stream": True}
-    ) as response:
+    # With token ids every token has a chunk, also one whose text is a part of a character.
+    asked = {"prompt": "hi", "max_tokens": 20, "stream": True, "return_token_ids": True}
+    with impatient_front.http.stream("POST", "/v1/completions", json=asked) as response:
         lines = response.iter_lines()
         next(lines)
         time.sleep(0.6)
