@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "config request errors logs",
     # text
     "tokenizer": "config request errors",
-    "server": "tokenizer engine.messages engine.endpoint engine.group config request errors logs",
+    "server": "tokenizer engine.messages engine.endpoint engine.launch engine.group config request errors logs",
     # the command line
     "inspect": "checkpoint config errors",
     "terminal": "server tokenizer engine.endpoint engine.group config request errors logs",

@@ -16,6 +16,9 @@ from pathlib import Path
 from llmserve.config import EngineConfig, Frozen, ServerConfig
 from llmserve.errors import ConfigError
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+"""SIGUSR1 because mpirun passes it on, where it answers SIGTERM by killing the ranks within half a second."""
+
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 

@@ -18,7 +18,7 @@ from llmserve.comm.mpi import MpiComm
 from llmserve.comm.nccl import NcclComm
 from llmserve.comm.solo import SoloComm
 from llmserve.config import EngineConfig
-from llmserve.engine.launch import RankOptions, allowed_cores, die_with_parent, launched_by_mpi
+from llmserve.engine.launch import STOP_SIGNALS, RankOptions, allowed_cores, die_with_parent, launched_by_mpi
 from llmserve.engine.link import FrontLink
 from llmserve.engine.messages import Failed, Loading, Ready
 from llmserve.engine.native import NativeEngine, worker_loop
@@ -30,9 +30,6 @@ from llmserve.runtime.load import device_of, load_runner, use_threads
 from llmserve.runtime.model_runner import ModelRunner
 
 log = logging.getLogger("llmserve.engine")
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""SIGUSR1 because mpirun passes it on, where it answers SIGTERM by killing the ranks within half a second."""
 
 
 class EngineStartError(LlmserveError):

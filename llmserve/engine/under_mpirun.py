@@ -14,9 +14,9 @@ from pathlib import Path
 
 from llmserve.config import EngineConfig, ServerConfig
 from llmserve.engine.endpoint import private_endpoint
-from llmserve.engine.launch import allowed_cores, die_with_parent, front_command, rank_environment
+from llmserve.engine.launch import STOP_SIGNALS, allowed_cores, die_with_parent, front_command, rank_environment
 from llmserve.engine.link import FrontLink
-from llmserve.engine.rank import STOP_SIGNALS, join, run_rank
+from llmserve.engine.rank import join, run_rank
 
 log = logging.getLogger("llmserve.engine")
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from llmserve.config import Frozen, Manifest, ServerConfig, first_problem
+from llmserve.engine.launch import STOP_SIGNALS
 from llmserve.engine.messages import Failed, Loading, Stopped
 from llmserve.errors import LlmserveError
 from llmserve.logs import setup_logging
@@ -32,9 +32,6 @@ logger = logging.getLogger("llmserve.server")
 
 EngineProcess = Callable[[], Awaitable[int]]
 """Starts the engine and returns its exit code when it has ended; cancelling it ends the engine."""
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""SIGUSR1 because under mpirun it is the one that reaches the ranks: what works there works here."""
 
 GRACE_S = 5.0
 """What the engine gets beyond the time it was given to stop, before it counts as dead."""
