@@ -17,6 +17,7 @@ import typer
 from pydantic import ValidationError
 
 from llmserve import __version__
+from llmserve.bench import options
 from llmserve.config import BuildConfig, EngineConfig, Frozen, ServerConfig, first_problem, parse_bytes
 from llmserve.errors import ConfigError, LlmserveError
 
@@ -45,6 +46,14 @@ class DTypeChoice(str, Enum):
     float16 = "float16"
 
 
+class KVDTypeChoice(str, Enum):
+    auto, float32, bfloat16, int8 = "auto", "float32", "bfloat16", "int8"
+
+
+class ActivationsChoice(str, Enum):
+    auto, int8, bfloat16, float32 = "auto", "int8", "bfloat16", "float32"
+
+
 class DeviceChoice(str, Enum):
     cpu = "cpu"
     cuda = "cuda"
@@ -67,6 +76,20 @@ MaxModelLen = Annotated[
 BlockSize = Annotated[int, typer.Option(help="Tokens in a block of the paged KV cache.")]
 PrefixCaching = Annotated[bool, typer.Option(help="Reuse the KV blocks of prompts that begin alike.")]
 Threads = Annotated[int | None, typer.Option(help="Threads per rank. Default: this host's cores over its ranks.")]
+KVDType = Annotated[
+    KVDTypeChoice,
+    typer.Option("--kv-cache-dtype", help="Of keys and values. auto: float32 in a float32 engine, else bfloat16."),
+]
+ActivationsOption = Annotated[
+    ActivationsChoice,
+    typer.Option(
+        "--activations",
+        help="What weights are multiplied by. auto: int8 for quantised weights where the processor has VNNI.",
+    ),
+]
+Kernels = Annotated[
+    str, typer.Option(help="An instruction set, or `reference`. Default: the best there is; see `llmserve doctor`.")
+]
 Verify = Annotated[bool, typer.Option(help="Compare the shards with their checksums before use.")]
 
 
@@ -78,6 +101,9 @@ def build(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="ENGINE", help="Where the engine is to stand.")],
     quant: Annotated[QuantChoice | None, typer.Option(help="Weight-only quantisation. Default: none.")] = None,
+    head_quant: Annotated[
+        QuantChoice | None, typer.Option(help="Of the LM head. Default: int8 in an int4 engine, else as --quant.")
+    ] = None,
     group_size: Annotated[
         int | None, typer.Option(help="int4: columns per scale, 128, 64 or 32. Default: the largest that fits.")
     ] = None,
@@ -102,7 +128,10 @@ def build(
     from llmserve.progress import ByteProgress
 
     started = time.monotonic()
-    flags = {"quant": quant, "group_size": group_size, "tp_size": tp_size, "dtype": dtype, "device": device}
+    flags: dict[str, Any] = {
+        "quant": quant, "head_quant": head_quant, "group_size": group_size, "tp_size": tp_size, "dtype": dtype,
+        "device": device,
+    }  # fmt: skip
     settings = (_read_yaml(config) if config else {}) | {k: v for k, v in flags.items() if v is not None}
     build_config = _validated(BuildConfig, settings)
     source = Checkpoint.open(DEMO if checkpoint == "demo" else checkpoint)
@@ -121,6 +150,9 @@ def run(
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.")] = 8000,
     served_model_name: Annotated[str | None, typer.Option(help="Name clients use. Default: the checkpoint's.")] = None,
     kv_cache_memory: KVMemory = None,
+    kv_cache_dtype: KVDType = KVDTypeChoice.auto,
+    activations: ActivationsOption = ActivationsChoice.auto,
+    kernels: Kernels = "auto",
     max_num_seqs: MaxSeqs = 64,
     max_num_batched_tokens: MaxBatchedTokens = 1024,
     max_model_len: MaxModelLen = None,
@@ -137,6 +169,9 @@ def run(
     setup_logging()
     engine_config = _engine_config(
         kv_cache_memory=kv_cache_memory,
+        kv_cache_dtype=kv_cache_dtype,
+        activations=activations,
+        kernels=kernels,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         max_model_len=max_model_len,
@@ -166,12 +201,21 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0: always the most likely token.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Makes sampling repeatable.")] = 0,
     kv_cache_memory: KVMemory = None,
+    kv_cache_dtype: KVDType = KVDTypeChoice.auto,
+    activations: ActivationsOption = ActivationsChoice.auto,
+    kernels: Kernels = "auto",
     threads: Threads = None,
 ) -> None:
     """Continue a prompt in the terminal, without a server."""
     from llmserve.terminal import generate_text
 
-    config = _engine_config(kv_cache_memory=kv_cache_memory, threads=threads)
+    config = _engine_config(
+        kv_cache_memory=kv_cache_memory,
+        kv_cache_dtype=kv_cache_dtype,
+        activations=activations,
+        kernels=kernels,
+        threads=threads,
+    )
     sys.exit(generate_text(engine, config, prompt, max_tokens=max_tokens, temperature=temperature, seed=seed))
 
 
@@ -183,13 +227,89 @@ def chat(
     temperature: Annotated[float, typer.Option(help="0: always the most likely token.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Makes sampling repeatable.")] = 0,
     kv_cache_memory: KVMemory = None,
+    kv_cache_dtype: KVDType = KVDTypeChoice.auto,
+    activations: ActivationsOption = ActivationsChoice.auto,
+    kernels: Kernels = "auto",
     threads: Threads = None,
 ) -> None:
     """Talk with a model in the terminal, without a server."""
     from llmserve.terminal import chat_in_terminal
 
-    config = _engine_config(kv_cache_memory=kv_cache_memory, threads=threads)
+    config = _engine_config(
+        kv_cache_memory=kv_cache_memory,
+        kv_cache_dtype=kv_cache_dtype,
+        activations=activations,
+        kernels=kernels,
+        threads=threads,
+    )
     sys.exit(chat_in_terminal(engine, config, system, max_tokens=max_tokens, temperature=temperature, seed=seed))
+
+
+@app.command()
+def bench(
+    context: typer.Context,
+    engine: options.BenchedEngine = None,
+    serve: options.ServeUrl = None,
+    json_file: options.JsonFile = None,
+    plot: options.PlotFile = None,
+    seed: options.BenchSeed = 0,
+    prompt_lens: options.PromptLens = "128,512,2048",
+    batch_sizes: options.BatchSizes = "1,2,4,8,16,32",
+    new_tokens: options.NewTokens = 64,
+    repeats: options.Repeats = 3,
+    kv_cache_memory: KVMemory = None,
+    kv_cache_dtype: KVDType = KVDTypeChoice.auto,
+    activations: ActivationsOption = ActivationsChoice.auto,
+    kernels: Kernels = "auto",
+    max_num_seqs: MaxSeqs = 64,
+    max_num_batched_tokens: MaxBatchedTokens = 1024,
+    max_model_len: MaxModelLen = None,
+    block_size: BlockSize = 16,
+    prefix_caching: PrefixCaching = True,
+    threads: Threads = None,
+    verify: Verify = True,
+    num_prompts: options.NumPrompts = 100,
+    request_rate: options.RequestRate = "inf",
+    max_concurrency: options.MaxConcurrency = None,
+    input_len: options.InputLen = "128",
+    output_len: options.OutputLen = "64",
+    model: options.Model = None,
+    api_key: options.ApiKey = None,
+    vocab_size: options.VocabSize = 1000,
+    warmup: options.Warmup = 1,
+    timeout: options.Timeout = 600.0,
+    extra_body: options.ExtraBody = None,
+) -> None:
+    """Measure an engine in this process, or with --serve a running server: throughput, time to and between tokens."""
+    from llmserve.bench.command import bench_engine, bench_server
+    from llmserve.bench.settings import OfflineSettings, ServeSettings, offline_values, serve_values
+
+    options.check_target(context, engine, serve)
+    if serve is not None:
+        sent = {
+            "url": serve, "model": model, "num_prompts": num_prompts, "request_rate": request_rate,
+            "max_concurrency": max_concurrency, "input_len": input_len, "output_len": output_len,
+            "vocab_size": vocab_size, "warmup": warmup, "timeout": timeout, "seed": seed, "extra_body": extra_body,
+            "api_key": api_key,
+        }  # fmt: skip
+        bench_server(_validated(ServeSettings, serve_values(sent)), json_file=json_file, plot=plot)
+    elif engine is not None:
+        config = _engine_config(
+            kv_cache_memory=kv_cache_memory,
+            kv_cache_dtype=kv_cache_dtype,
+            activations=activations,
+            kernels=kernels,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            max_model_len=max_model_len,
+            block_size=block_size,
+            prefix_caching=prefix_caching,
+            threads=threads,
+            verify=verify,
+        )
+        asked = {"prompt_lens": prompt_lens, "batch_sizes": batch_sizes, "new_tokens": new_tokens, "repeats": repeats}
+        settings = _validated(OfflineSettings, offline_values(asked | {"seed": seed}))
+        bench_engine(engine, config, settings, json_file=json_file, plot=plot)
 
 
 @app.command()
@@ -202,6 +322,16 @@ def inspect(
     from llmserve.inspect import print_engine
 
     print_engine(engine, tensors=tensors, as_json=as_json)
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Say what works on this machine: which kernels were chosen and why, MPI, memory, GPUs."""
+    from llmserve.doctor import print_findings
+
+    sys.exit(print_findings(as_json=as_json))
 
 
 @app.command()

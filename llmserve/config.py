@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from llmserve.errors import ConfigError, EngineDirError
 
-ENGINE_FORMAT = 1
-"""Version of the engine directory. A newer engine is refused by an older llmserve."""
+ENGINE_FORMAT = 2
+"""Version of the engine directory: 2 keeps matrices in the panels that kernels read. Others are refused."""
 
 DType = Literal["float32", "bfloat16", "float16"]
 Device = Literal["cpu", "cuda"]
@@ -74,16 +74,26 @@ class ModelConfig(Frozen):
         return self
 
 
+KVCacheDType = Literal["auto", "float32", "bfloat16", "int8"]
+Activations = Literal["auto", "int8", "bfloat16", "float32"]
+
+
 class BuildConfig(Frozen):
     """`llmserve build`'s settings; `--config FILE.yaml` gives the same keys."""
 
     model_config = ConfigDict(strict=True)  # YAML's `yes` is no number
 
     quant: Quant = "none"
+    head_quant: Quant | None = None  # of the LM head; None: int8 in an int4 engine, else as `quant`
     group_size: int | None = None  # None: the largest of 128, 64, 32 that divides every sharded matrix
     tp_size: int = Field(default=1, ge=1, le=MAX_TP_SIZE)
     dtype: DType | Literal["auto"] = "auto"  # auto: the checkpoint's
     device: Device = "cpu"
+
+    @property
+    def head(self) -> Quant:
+        """The LM head's. It is where rounding shows most, and of an int4 engine it is read but once a token."""
+        return self.head_quant or ("int8" if self.quant == "int4" else self.quant)
 
 
 class EngineConfig(Frozen):
@@ -95,6 +105,9 @@ class EngineConfig(Frozen):
     max_num_batched_tokens: int = Field(default=1024, ge=1)
     max_model_len: int | None = Field(default=None, ge=2)  # None: the model's, or what the KV cache holds
     block_size: int = Field(default=16, ge=1, le=1024)
+    kv_cache_dtype: KVCacheDType = "auto"  # auto: float32 in a float32 engine, else bfloat16
+    activations: Activations = "auto"  # what weights are multiplied by; see ops.cpu.recorder
+    kernels: str = "auto"  # an instruction set, or "reference"; auto: the best that this processor runs
     kv_cache_memory: int | None = Field(default=None, ge=1)  # per rank; None: see runtime.kv_cache
     prefix_caching: bool = True
     threads: int | None = Field(default=None, ge=1, le=4096)  # per rank; None: the host's cores over its ranks
@@ -134,6 +147,7 @@ class Manifest(Frozen):
     model_name: str
     model: ModelConfig
     quant: Quant
+    head_quant: Quant
     group_size: int | None
     tp_size: int = Field(ge=1, le=MAX_TP_SIZE)
     dtype: DType
@@ -160,6 +174,11 @@ class Manifest(Frozen):
             raise EngineDirError(
                 f"{engine} has engine format {data['format']}, newer than this llmserve reads ({ENGINE_FORMAT}); "
                 "update llmserve or build the engine again."
+            )
+        if data["format"] < ENGINE_FORMAT:
+            raise EngineDirError(
+                f"{engine} has engine format {data['format']}, older than this llmserve reads ({ENGINE_FORMAT}); "
+                "build the engine again."
             )
         try:
             return Manifest.model_validate(data)

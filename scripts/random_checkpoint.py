@@ -52,7 +52,7 @@ def write_checkpoint(config: dict, folder: Path, seed: int = 0) -> None:
     """config.json and one model.safetensors, in bfloat16, written band by band."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=1))
-    model = make_model(read_config(config), make_layout("none", None, "bfloat16", 0, 1))
+    model = make_model(read_config(config), make_layout("none", "none", None, "bfloat16", 0, 1))
     specs = {}
     for parameter in model.parameters():
         for piece in parameter.pieces:

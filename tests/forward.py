@@ -19,17 +19,19 @@ from llmserve.scheduler.plan import Chunk, StepPlan
 class Forward:
     """One sequence on one rank. Its blocks are scattered over the cache, as they are after hours of serving."""
 
-    def __init__(self, engine: Path, comm: Comm | None = None, *, block_size: int = 4) -> None:
-        config = EngineConfig(max_num_seqs=1, block_size=block_size)
-        self._runner, kv = load_runner(EngineDir.open(engine), config, comm or SoloComm(), torch.device("cpu"))
-        self._blocks = tuple(random.Random(0).sample(range(kv.num_blocks), kv.num_blocks))
+    def __init__(self, engine: Path, comm: Comm | None = None, *, block_size: int = 16, **config: object) -> None:
+        """`config`: of the engine. The kernels take blocks of any multiple of 16, the reference of any size."""
+        chosen = EngineConfig(max_num_seqs=1, block_size=block_size, **config)
+        loaded = load_runner(EngineDir.open(engine), chosen, comm or SoloComm(), torch.device("cpu"))
+        self._runner = loaded.runner
+        self._blocks = tuple(random.Random(0).sample(range(loaded.kv.num_blocks), loaded.kv.num_blocks))
         self._computed = 0
 
     def logits(self, tokens: list[int]) -> Tensor:
         """Of each of the sequence's next `tokens`: [tokens, vocabulary]."""
         chunk = Chunk(0, self._computed, 0, tuple(tokens), self._blocks, len(tokens))
         self._computed += len(tokens)
-        return self._runner.execute(StepPlan((chunk,)))
+        return self._runner.execute(StepPlan((chunk,))).clone()
 
     def prefill_and_steps(self, prompt: list[int], steps: list[int]) -> Tensor:
         """[prompt + steps, vocabulary]: the prompt in one chunk, then one token at a time."""

@@ -41,10 +41,14 @@ MAY_IMPORT = {
     # text
     "tokenizer": "config request errors",
     "server": "tokenizer engine.messages engine.endpoint engine.launch engine.group config request errors logs",
+    # measuring
+    "bench": "engine config request errors progress logs",
     # the command line
     "inspect": "checkpoint config errors",
+    "doctor": "engine.launch runtime ops errors",
     "terminal": "server tokenizer engine.endpoint engine.group config request errors logs",
-    "cli": "server terminal inspect engine engine.launch checkpoint checkpoint.build progress config errors logs",
+    "cli": "server terminal bench inspect doctor engine engine.launch checkpoint checkpoint.build progress config "
+    "errors logs",
     "__main__": "cli",
 }
 """Part → parts it may import. A part is a module or package of llmserve; `a.b` is not part of `a`."""
@@ -69,6 +73,7 @@ BESIDE_THE_STANDARD_LIBRARY = {
     "engine.group": "",
     "engine": "torch zmq",
     "tokenizer": "tokenizers jinja2",
+    "bench": "pydantic rich typer httpx matplotlib",
 }
 """Part → other people's packages it may import; of those that are not listed, none is held to anything."""
 

@@ -17,8 +17,9 @@ T = TypeVar("T")
 
 
 class ThreadComm:
-    def __init__(self, rank: int, barrier: Barrier, table: list[Any]) -> None:
+    def __init__(self, rank: int, barrier: Barrier, table: list[Any], hosts: int) -> None:
         self.rank = rank
+        self._hosts = hosts
         self.size = barrier.parties
         self._barrier = barrier
         self._table = table
@@ -38,6 +39,8 @@ class ThreadComm:
         return torch.cat(self._exchange(x.clone()), dim=1)
 
     def all_gather_text(self, text: str) -> list[str]:
+        if self._hosts > 1:  # what names a process here names none there
+            text = text.replace("pid:[", f"pid:[{self.rank % self._hosts}")
         return self._exchange(text)
 
     def broadcast(self, words: array[int] | None = None) -> array[int]:
@@ -49,12 +52,15 @@ class ThreadComm:
     def close(self) -> None: ...
 
 
-def run_ranks(size: int, work: Callable[[Comm], T]) -> list[T]:
-    """`work` on every rank at once → what each returned. A rank that fails ends the others."""
+def run_ranks(size: int, work: Callable[[Comm], T], *, hosts: int = 1) -> list[T]:
+    """`work` on every rank at once → what each returned. A rank that fails ends the others.
+
+    Ranks of several `hosts` cannot share memory.
+    """
     barrier, table = Barrier(size), [None] * size
 
     def rank(index: int) -> T:
-        comm = ThreadComm(index, barrier, table)
+        comm = ThreadComm(index, barrier, table, hosts)
         try:
             return work(comm)
         except BaseException:

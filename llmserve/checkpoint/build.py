@@ -71,6 +71,7 @@ def build_engine(
         model_name=checkpoint.name,
         model=model,
         quant=config.quant,
+        head_quant=config.head,
         group_size=group_size,
         tp_size=config.tp_size,
         dtype=dtype,
@@ -95,7 +96,7 @@ def build_engine(
 
 
 def _rank_model(model: ModelConfig, config: BuildConfig, group_size: int | None, dtype: str, rank: int) -> Decoder:
-    return make_model(model, make_layout(config.quant, group_size, dtype, rank, config.tp_size))
+    return make_model(model, make_layout(config.quant, config.head, group_size, dtype, rank, config.tp_size))
 
 
 def _checkpoint_dtype(checkpoint: Checkpoint) -> Any:
@@ -113,7 +114,7 @@ def _group_size(model: ModelConfig, config: BuildConfig, dtype: str) -> int | No
 
     BuildError says what cannot be cut as `config` wants it, and what to choose instead.
     """
-    if config.quant != "int4" and config.group_size is not None:
+    if "int4" not in (config.quant, config.head) and config.group_size is not None:
         raise BuildError(f"--group-size {config.group_size} is for --quant int4 only, not for {config.quant}.")
     try:
         return _fitting_group_size(model, config, dtype)
@@ -123,7 +124,7 @@ def _group_size(model: ModelConfig, config: BuildConfig, dtype: str) -> int | No
 
 def _fitting_group_size(model: ModelConfig, config: BuildConfig, dtype: str) -> int | None:
     """Found by trying, as what can be cut is for the layers to say. BuildError where nothing fits."""
-    sizes: tuple[int | None, ...] = GROUP_SIZES if config.quant == "int4" else (None,)
+    sizes: tuple[int | None, ...] = GROUP_SIZES if "int4" in (config.quant, config.head) else (None,)
     reason = ""
     for size in sizes if config.group_size is None else (config.group_size,):
         try:

@@ -12,19 +12,21 @@ from llmserve.config import EngineConfig
 from llmserve.engine.messages import Stats
 from llmserve.errors import RequestError
 from llmserve.request import Finish, Request, TokenEvent
-from llmserve.runtime.kv_cache import KVPlan
-from llmserve.runtime.model_runner import ModelRunner
-from llmserve.runtime.sampler import Want, sample
+from llmserve.runtime.load import Loaded
+from llmserve.runtime.model_runner import Runner
+from llmserve.runtime.sampler import Want
 from llmserve.scheduler.block_pool import BlockPool
 from llmserve.scheduler.plan import StepPlan
 from llmserve.scheduler.scheduler import Scheduler
 
 
 class NativeEngine:
-    def __init__(self, runner: ModelRunner, kv: KVPlan, comm: Comm, config: EngineConfig) -> None:
+    def __init__(self, loaded: Loaded, comm: Comm, config: EngineConfig) -> None:
+        kv = loaded.kv
         self.kv = kv
         self._comm = comm
-        self._runner = runner
+        self._runner = loaded.runner
+        self._sampler = loaded.sampler
         self._pool = BlockPool(kv.num_blocks, kv.block_size, config.prefix_caching)
         self._scheduler = Scheduler(
             self._pool,
@@ -60,7 +62,7 @@ class NativeEngine:
         wants = [
             Want(seq.request.sampling, len(seq.tokens), seq.num_generated) for seq in self._scheduler.to_sample(plan)
         ]
-        return self._scheduler.update(plan, sample(logits, wants))
+        return self._scheduler.update(plan, self._sampler.sample(logits, wants))
 
     def stats(self) -> Stats:
         counters = self._scheduler.counters
@@ -81,7 +83,7 @@ class NativeEngine:
         self._comm.close()
 
 
-def worker_loop(comm: Comm, runner: ModelRunner) -> None:
+def worker_loop(comm: Comm, runner: Runner) -> None:
     """Every rank but 0: hear a plan, execute it; no words mean go home. EngineDeadError when rank 0 dies."""
     while words := comm.broadcast():
         runner.execute(StepPlan.decode(words))

@@ -21,10 +21,10 @@ class OfflineEngine:
         config = config or EngineConfig()
         directory = EngineDir.open(engine)
         directory.check_ranks(1)
-        use_threads(config.threads, os.sched_getaffinity(0), 1)
+        cores = use_threads(config.threads, os.sched_getaffinity(0), 0, 1)
         comm = SoloComm()
-        runner, kv = load_runner(directory, config, comm, device_of(directory.manifest, 0))
-        self.engine = NativeEngine(runner, kv, comm, config)
+        loaded = load_runner(directory, config, comm, device_of(directory.manifest, 0), cores)
+        self.engine = NativeEngine(loaded, comm, config)
 
     def generate(self, requests: Iterable[Request]) -> dict[int, list[TokenEvent]]:
         """Run all to their ends, batched in flight → events by request id, in order."""

@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from llmserve.checkpoint.engine_dir import EngineDir, shard_name
 from llmserve.comm import Comm
@@ -25,9 +26,8 @@ from llmserve.engine.native import NativeEngine, worker_loop
 from llmserve.engine.serve import EngineLoop
 from llmserve.errors import LlmserveError
 from llmserve.logs import setup_logging
-from llmserve.runtime.kv_cache import KVPlan
-from llmserve.runtime.load import device_of, load_runner, use_threads
-from llmserve.runtime.model_runner import ModelRunner
+from llmserve.runtime.load import Loaded, choose_instruction_set, device_of, load_runner, use_threads
+from llmserve.runtime.model_runner import Runner
 
 log = logging.getLogger("llmserve.engine")
 
@@ -37,6 +37,7 @@ class EngineStartError(LlmserveError):
 
 
 BytesDone = Callable[[int], None]
+T = TypeVar("T")
 
 
 class Rank:
@@ -48,23 +49,45 @@ class Rank:
         self.directory = EngineDir.open(engine)
         self.directory.check_ranks(mpi.size if mpi else 1)
         self.device = device_of(self.directory.manifest, mpi.local_rank if mpi else 0)
-        self.threads = use_threads(config.threads, allowed_cores(), mpi.local_size if mpi else 1)
+        place = (mpi.local_rank, mpi.local_size) if mpi else (0, 1)
+        self.cores = use_threads(config.threads, allowed_cores(), *place)
         self.comm: Comm = mpi or SoloComm()
+        self._runner: Runner | None = None
         if mpi and mpi.size > 1 and self.device.type == "cuda":
             self.comm = NcclComm(mpi, self.device)
 
-    def load(self, progress: BytesDone) -> tuple[ModelRunner, KVPlan]:
+    def load(self, progress: BytesDone) -> Loaded:
         """Verify and load this rank's shard; returns when every rank has. EngineStartError where one could not."""
+        # One after the other: ranks that load may talk to each other, so none may be missing by then.
+        self._agree(lambda: self.directory.verify(self._files_to_verify(), progress))
+        self._agree_on_kernels()
+        loaded = self._agree(lambda: load_runner(self.directory, self.config, self.comm, self.device, self.cores))
+        self._runner = loaded.runner
+        return loaded
+
+    def _agree_on_kernels(self) -> None:
+        """Ranks that compute differently would wait for each other in different places."""
+        chosen = self._agree(lambda: choose_instruction_set(self.config.kernels, self.device))
+        names = self.comm.all_gather_text(chosen.name if chosen else "reference")
+        if len(set(names)) > 1:
+            told = ", ".join(f"rank {rank}: {name}" for rank, name in enumerate(names))
+            raise EngineStartError(
+                f"the ranks' hosts have different kernels ({told}); start all with the same --kernels."
+            )
+
+    def _agree(self, work: Callable[[], T]) -> T:
+        """What `work` returns, once it has succeeded on every rank. EngineStartError on all where it failed on one."""
+        done: list[T] = []
+        problem = ""
         try:
-            self.directory.verify(self._files_to_verify(), progress)
-            loaded, problem = load_runner(self.directory, self.config, self.comm, self.device), ""
+            done.append(work())
         except LlmserveError as e:
-            loaded, problem = None, str(e)
+            problem = str(e)
         problems = [(rank, text) for rank, text in enumerate(self.comm.all_gather_text(problem)) if text]
-        if loaded is None or problems:
+        if problems:
             rank, text = problems[0]
             raise EngineStartError(text if len(problems) == self.comm.size else f"rank {rank}: {text}")
-        return loaded
+        return done[0]
 
     def _files_to_verify(self) -> list[str]:
         """This rank's shard, unless that is not wanted; and for rank 0 the small files that text depends on."""
@@ -77,12 +100,13 @@ class Rank:
         manifest = self.directory.manifest
         total = sum(manifest.files[name].size for name in self._files_to_verify())
         link.send(Loading("loading", 0, total))
-        runner, kv = self.load(lambda done: link.send(Loading("loading", done, total)))
-        engine = NativeEngine(runner, kv, self.comm, self.config)
+        loaded = self.load(lambda done: link.send(Loading("loading", done, total)))
+        kv = loaded.kv
+        engine = NativeEngine(loaded, self.comm, self.config)
         log.info(
             "ready: %d rank(s) on %s with %d thread(s) each; KV cache of %d tokens in blocks of %d (%.1f MB per rank), "
             "at most %d tokens a sequence",
-            manifest.tp_size, manifest.device, self.threads, kv.num_tokens, kv.block_size,
+            manifest.tp_size, manifest.device, len(self.cores), kv.num_tokens, kv.block_size,
             kv.num_blocks * kv.block_bytes / 1e6, kv.max_model_len,
         )  # fmt: skip
         EngineLoop(engine, link, shutdown_timeout).run(
@@ -101,8 +125,13 @@ class Rank:
         """Every other rank's work. Signals are rank 0's to answer: it sends the others home."""
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        runner, _ = self.load(lambda done: None)
-        worker_loop(self.comm, runner)
+        worker_loop(self.comm, self.load(lambda done: None).runner)
+
+    def abort(self) -> None:
+        """End every rank at once. Does not return."""
+        if self._runner:
+            self._runner.abort()
+        self.comm.abort(1)
 
 
 def run_rank(rank: Rank, link: FrontLink | None, shutdown_timeout: float) -> int:
@@ -129,7 +158,7 @@ def run_rank(rank: Rank, link: FrontLink | None, shutdown_timeout: float) -> int
     if link:
         link.send(Failed(error))
         link.close()
-    rank.comm.abort(1)
+    rank.abort()
     return 1
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from llmserve.config import ModelConfig
-from llmserve.layers.layout import Env, Layout
+from llmserve.layers.layout import Layout
 from llmserve.layers.linear import ColumnParallel, RowParallel, Stacked
 from llmserve.layers.norm import RMSNorm
 from llmserve.layers.parameter import Parameter
-from llmserve.ops.batch import Batch
+from llmserve.ops import Array, Cache, Heads, Ops
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +32,8 @@ class Attention:
         dim = config.head_dim
         heads = layout.cut(config.num_heads, "number of attention heads")
         kv_heads = layout.cut_kv_heads(config.num_kv_heads)
-        self.q_size = (heads[1] - heads[0]) * dim
-        self.kv_size = (kv_heads[1] - kv_heads[0]) * dim
-        self.head_dim = dim
-        self.scale = dim**-0.5
-        self.window = window
+        self._shape = (heads[1] - heads[0], kv_heads[1] - kv_heads[0], dim, dim**-0.5, window)
+        self._norm_eps = config.norm_eps
         q_rows = (heads[0] * dim, heads[1] * dim)
         kv_rows = (kv_heads[0] * dim, kv_heads[1] * dim)
         self.qkv = ColumnParallel(
@@ -57,14 +52,8 @@ class Attention:
             if part:
                 yield from part.parameters()
 
-    def __call__(self, x: Tensor, angles: tuple[Tensor, Tensor], cache: Tensor, batch: Batch, env: Env) -> Tensor:
+    def __call__(self, x: Array, angles: Array, cache: Cache, ops: Ops) -> Array:
         """x [T, hidden_size] → [T, hidden_size]; writes this step's keys and values to `cache` first, then reads."""
-        q, k, v = self.qkv(x, env).split((self.q_size, self.kv_size, self.kv_size), dim=-1)
-        q = q.unflatten(1, (-1, self.head_dim))
-        k = k.unflatten(1, (-1, self.head_dim))
-        v = v.unflatten(1, (-1, self.head_dim))
-        if self.q_norm and self.k_norm:
-            q, k = self.q_norm(q, env), self.k_norm(k, env)
-        q, k = env.ops.rope(q, *angles), env.ops.rope(k, *angles)
-        env.ops.write_kv(k, v, cache, batch.slots)
-        return self.o(env.ops.paged_attention(q, cache, batch, self.scale, self.window).flatten(1), env)
+        q_norm, k_norm = self.q_norm and self.q_norm.weight, self.k_norm and self.k_norm.weight
+        heads = Heads(*self._shape, q_norm, k_norm, self._norm_eps)
+        return self.o(ops.attention(self.qkv(x, ops), heads, angles, cache), ops)

@@ -1,4 +1,4 @@
-"""How a model is laid out over ranks and bits (build and run), and what it is computed with (run)."""
+"""How a model is laid out over ranks and bits; the same at build and at run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from llmserve.comm import Comm
 from llmserve.errors import BuildError
-from llmserve.ops import Ops
 from llmserve.quant import Scheme, make_scheme
 
 
@@ -37,17 +35,7 @@ class Layout:
         return self.cut(num_kv_heads, "number of KV heads")
 
 
-def make_layout(quant: str, group_size: int | None, dtype: str, rank: int, size: int) -> Layout:
+def make_layout(quant: str, head_quant: str, group_size: int | None, dtype: str, rank: int, size: int) -> Layout:
     """From the names that a manifest keeps; the same at build and at run."""
     kind = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
-    # An int4 engine keeps its head in int8: it is where rounding shows most, and it is read but once a token.
-    head = "int8" if quant == "int4" else quant
-    return Layout(rank, size, kind, make_scheme(quant, group_size, kind), make_scheme(head, None, kind))
-
-
-@dataclass(frozen=True, slots=True)
-class Env:
-    """What layers compute with: the device's operations and this rank's line to the others."""
-
-    ops: Ops
-    comm: Comm
+    return Layout(rank, size, kind, make_scheme(quant, group_size, kind), make_scheme(head_quant, group_size, kind))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from llmserve.layers.layout import Env, Layout
-from llmserve.layers.parameter import Parameter, Piece
-from llmserve.quant.plain import Plain
+from llmserve.layers.layout import Layout
+from llmserve.layers.parameter import Matrix, Parameter, Piece, Plain
+from llmserve.ops import Array, Ops, Weights
+from llmserve.ops.packed import padded
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,38 +28,58 @@ class Stacked:
         return Piece(f"{self.name}.{suffix}", self.first + start, self.first + stop, self.of or self.count)
 
 
+def zeros(rows: int) -> list[Piece]:
+    """That many rows of nothing."""
+    return [Piece(None, 0, rows, rows)] if rows else []
+
+
 class _Linear:
-    def __init__(self, weight: Parameter, bias_pieces: list[Piece], layout: Layout) -> None:
-        """No bias where there are no pieces of one."""
+    def __init__(self, weight: Matrix, bias: Plain | None) -> None:
         self.weight = weight
-        self.bias = (
-            Parameter(f"{weight.name}.bias", bias_pieces, Plain(layout.dtype), in_features=None)
-            if bias_pieces
-            else None
-        )
+        self._bias = bias
 
     def parameters(self) -> Iterator[Parameter]:
         yield self.weight
-        if self.bias:
-            yield self.bias
+        if self._bias:
+            yield self._bias
+
+    @property
+    def bias(self) -> Weights | None:
+        return self._bias and self._bias.handle
 
 
 class ColumnParallel(_Linear):
     """Matrices stacked and cut by outputs: y = x [W₁; W₂; …]ᵀ + b, this rank's rows only. No communication."""
 
     def __init__(
-        self, name: str, parts: list[tuple[Stacked, tuple[int, int]]], in_features: int, layout: Layout, *, bias: bool
+        self,
+        name: str,
+        parts: list[tuple[Stacked, tuple[int, int]]],
+        in_features: int,
+        layout: Layout,
+        *,
+        bias: bool,
+        whole_panels: bool = False,
     ) -> None:
-        """`parts`: each matrix and the [start, stop) of its rows that this rank holds."""
-        pieces = [matrix.piece("weight", *rows) for matrix, rows in parts]
+        """`parts`: each matrix and the [start, stop) of its rows that this rank holds.
+
+        `whole_panels`: each part is padded with rows of zeros so that the next begins a panel of its own.
+        """
+
+        def pieces(suffix: str) -> list[Piece]:
+            out: list[Piece] = []
+            for matrix, (start, stop) in parts:
+                count = stop - start
+                out += [matrix.piece(suffix, start, stop), *zeros(padded(count) - count if whole_panels else 0)]
+            return out
+
         super().__init__(
-            Parameter(name, pieces, layout.scheme, in_features=in_features),
-            [matrix.piece("bias", *rows) for matrix, rows in parts] if bias else [],
-            layout,
+            Matrix(name, pieces("weight"), layout.scheme, in_features),
+            Plain(f"{name}.bias", pieces("bias"), layout.dtype) if bias else None,
         )
 
-    def __call__(self, x: Tensor, env: Env) -> Tensor:
-        return self.weight.matmul(env.ops, x, self.bias)
+    def __call__(self, x: Array, ops: Ops) -> Array:
+        return ops.linear(x, self.weight.handle, self.bias)
 
 
 class RowParallel(_Linear):
@@ -70,13 +89,11 @@ class RowParallel(_Linear):
         self, name: str, matrix: Stacked, in_features: int, cols: tuple[int, int], layout: Layout, *, bias: bool
     ) -> None:
         """`cols`: the [start, stop) of the inputs that this rank holds."""
-        pieces = [matrix.piece("weight", 0, matrix.count)]
         super().__init__(
-            Parameter(name, pieces, layout.scheme, in_features=in_features, cols=cols),
-            [matrix.piece("bias", 0, matrix.count)] if bias else [],
-            layout,
+            Matrix(name, [matrix.piece("weight", 0, matrix.count)], layout.scheme, in_features, cols),
+            Plain(f"{name}.bias", [matrix.piece("bias", 0, matrix.count)], layout.dtype) if bias else None,
         )
+        self._adds_bias = layout.rank == 0  # or the sum would hold it once a rank
 
-    def __call__(self, x: Tensor, env: Env) -> Tensor:
-        y = env.comm.all_reduce(self.weight.matmul(env.ops, x))
-        return y if self.bias is None else y + self.bias.weight  # added once, after the sum
+    def __call__(self, x: Array, ops: Ops) -> Array:
+        return ops.all_reduce(ops.linear(x, self.weight.handle, self.bias if self._adds_bias else None))

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from llmserve.config import ModelConfig
-from llmserve.layers.layout import Env, Layout
+from llmserve.layers.layout import Layout
 from llmserve.layers.linear import ColumnParallel, RowParallel, Stacked
 from llmserve.layers.parameter import Parameter
+from llmserve.ops import Array, Ops
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +28,7 @@ class GatedMLP:
             config.hidden_size,
             layout,
             bias=config.mlp_bias,
+            whole_panels=True,
         )
         self.down = RowParallel(
             f"{name}.down", sources.down, config.intermediate_size, inner, layout, bias=config.mlp_bias
@@ -38,5 +38,5 @@ class GatedMLP:
         yield from self.gate_up.parameters()
         yield from self.down.parameters()
 
-    def __call__(self, x: Tensor, env: Env) -> Tensor:
-        return self.down(env.ops.silu_mul(self.gate_up(x, env)), env)
+    def __call__(self, x: Array, ops: Ops) -> Array:
+        return self.down(ops.silu_gated(x, self.gate_up.weight.handle, self.gate_up.bias), ops)

@@ -5,7 +5,7 @@ Weights are pulled by the layer that needs them, as slices, so a build never hol
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from llmserve.errors import BuildError, EngineDirError
-from llmserve.ops import Ops
-from llmserve.quant import Scheme
+from llmserve.ops import Ops, Weights
+from llmserve.ops.packed import PANEL
+from llmserve.quant import Layout, Scheme
+from llmserve.quant.plain import narrow
 
 BAND_BYTES = 32 << 20
 """How much of a checkpoint tensor, in fp32, a build handles at a time."""
@@ -39,51 +41,84 @@ class Piece:
 
 
 class Parameter:
-    """A matrix (or a vector) stacked from pieces, stored by a scheme as `name`.<suffix>."""
+    """Something stacked from pieces of the checkpoint, stored as `name`.<suffix>."""
 
     def __init__(
-        self,
-        name: str,
-        pieces: list[Piece],
-        scheme: Scheme,
-        *,
-        in_features: int | None,
-        cols: tuple[int, int] | None = None,
+        self, name: str, pieces: list[Piece], *, in_features: int | None, cols: tuple[int, int] | None
     ) -> None:
         """`in_features`: columns of every source tensor, None for vectors. `cols`: those taken, None for all."""
         self.name = name
         self.pieces = pieces
-        self.scheme = scheme
         self.in_features = in_features
         self.cols = cols
         self.width = None if in_features is None else in_features if cols is None else cols[1] - cols[0]
         self.num_rows = sum(p.stop - p.start for p in pieces)
-        self._stored: dict[str, Tensor] = {}
+        self.handle: Weights = None
+        """What the device table made of it; set by `load`."""
 
-    def layout(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    def layout(self) -> Layout:
         """What a rank's shard file holds for this parameter: name → (shape, dtype)."""
         try:
-            stored = self.scheme.layout(self.num_rows, self.width)
+            return {f"{self.name}.{suffix}": spec for suffix, spec in self._layout().items()}
         except BuildError as e:
             raise BuildError(f"{self.name}: {e}") from None
-        return {f"{self.name}.{suffix}": spec for suffix, spec in stored.items()}
 
     def pack(self, source: Source) -> Iterator[tuple[str, int, Tensor]]:
-        """Band after band of what is stored: (name, first row, rows). Raises BuildError or CheckpointError."""
-        at = 0
-        step = max(1, BAND_BYTES // (4 * (self.width or 1)))
+        """Band after band of what is stored: (name, where along its first dimension, what)."""
+        for at, band, origin in self._bands(source):
+            try:
+                packed = self._pack(band)
+            except BuildError as e:
+                raise BuildError(f"{origin}: {e}") from None
+            for suffix, part in packed.items():
+                yield f"{self.name}.{suffix}", at // self._unit, part
+
+    def load(self, shard: dict[str, Tensor], ops: Ops) -> None:
+        """Take (and remove) this parameter's tensors from a rank's shard, strictly, and hand them to the device."""
+        stored = {}
+        for name, (shape, dtype) in self.layout().items():
+            tensor = shard.pop(name, None)
+            if tensor is None:
+                raise EngineDirError(f"the engine lacks the tensor {name}; build it again with this llmserve.")
+            if tuple(tensor.shape) != shape or tensor.dtype != dtype:
+                raise EngineDirError(
+                    f"the engine's tensor {name} is {list(tensor.shape)} {tensor.dtype}, expected {list(shape)} "
+                    f"{dtype}; build it again with this llmserve."
+                )
+            stored[name.rpartition(".")[2]] = tensor
+        self.handle = self._hand_over(stored, ops)
+
+    # What a kind of parameter has to say for itself.
+
+    _unit: int
+    """Rows that one entry of a stored tensor's first dimension stands for."""
+
+    def _layout(self) -> Layout:
+        raise NotImplementedError
+
+    def _pack(self, band: Tensor) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def _hand_over(self, stored: dict[str, Tensor], ops: Ops) -> Weights:
+        raise NotImplementedError
+
+    def _bands(self, source: Source) -> Iterator[tuple[int, Tensor, str | None]]:
+        """(first row, rows, a source of them); whole units of rows, across the borders of pieces, but for the last."""
+        at, rest = 0, None
+        step = max(1, BAND_BYTES // (4 * (self.width or 1)) // self._unit) * self._unit
         for piece in self.pieces:
             self._check(piece, source)
             for start in range(piece.start, piece.stop, step):
-                stop = min(start + step, piece.stop)
-                band = self._band(source, piece, start, stop)
-                try:
-                    packed = self.scheme.pack(band)
-                except BuildError as e:
-                    raise BuildError(f"{piece.source}: {e}") from None
-                for suffix, rows in packed.items():
-                    yield f"{self.name}.{suffix}", at, rows
-                at += stop - start
+                band = self._read(source, piece, start, min(start + step, piece.stop))
+                if rest is not None:
+                    band = torch.cat((rest.to(band.dtype), band))
+                whole = len(band) // self._unit * self._unit
+                rest = band[whole:].clone() if whole < len(band) else None
+                if whole:
+                    yield at, band[:whole], piece.source
+                    at += whole
+        if rest is not None:
+            yield at, rest, self.pieces[-1].source
 
     def _check(self, piece: Piece, source: Source) -> None:
         if piece.source is None:
@@ -95,7 +130,7 @@ class Parameter:
                 f"{list(implied)}; the checkpoint and its config do not belong together."
             )
 
-    def _band(self, source: Source, piece: Piece, start: int, stop: int) -> Tensor:
+    def _read(self, source: Source, piece: Piece, start: int, stop: int) -> Tensor:
         if piece.source is None:
             return torch.zeros((stop - start,) if self.width is None else (stop - start, self.width))
         band = source.rows(piece.source, start, stop, self.cols)
@@ -103,26 +138,44 @@ class Parameter:
             raise BuildError(f"{piece.source} holds NaN or infinity; the checkpoint is damaged.")
         return band
 
-    def load(self, shard: dict[str, Tensor], device: torch.device) -> None:
-        """Take (and remove) this parameter's tensors from a rank's shard, strictly."""
-        for name, (shape, dtype) in self.layout().items():
-            tensor = shard.pop(name, None)
-            if tensor is None:
-                raise EngineDirError(f"the engine lacks the tensor {name}; build it again with this llmserve.")
-            if tuple(tensor.shape) != shape or tensor.dtype != dtype:
-                raise EngineDirError(
-                    f"the engine's tensor {name} is {list(tensor.shape)} {tensor.dtype}, expected {list(shape)} "
-                    f"{dtype}; build it again with this llmserve."
-                )
-            self._stored[name.rpartition(".")[2]] = tensor.to(device)
 
-    @property
-    def weight(self) -> Tensor:
-        """The stored tensor of an unquantised parameter."""
-        return self._stored["weight"]
+class Matrix(Parameter):
+    """Multiplied by; stored by a scheme, in panels."""
 
-    def matmul(self, ops: Ops, x: Tensor, bias: Parameter | None = None) -> Tensor:
-        return self.scheme.matmul(ops, x, self._stored, None if bias is None else bias.weight)
+    _unit = PANEL
 
-    def stored(self) -> Mapping[str, Tensor]:
-        return self._stored
+    def __init__(
+        self, name: str, pieces: list[Piece], scheme: Scheme, in_features: int, cols: tuple[int, int] | None = None
+    ) -> None:
+        super().__init__(name, pieces, in_features=in_features, cols=cols)
+        self.scheme = scheme
+
+    def _layout(self) -> Layout:
+        assert self.width is not None
+        return self.scheme.layout(self.num_rows, self.width)
+
+    def _pack(self, band: Tensor) -> dict[str, Tensor]:
+        return self.scheme.pack(band)
+
+    def _hand_over(self, stored: dict[str, Tensor], ops: Ops) -> Weights:
+        assert self.width is not None
+        return ops.matrix(self.scheme.matrix(stored, self.num_rows, self.width))
+
+
+class Plain(Parameter):
+    """A vector, or a table that is read row by row; stored as it is, in the engine's dtype."""
+
+    _unit = 1
+
+    def __init__(self, name: str, pieces: list[Piece], dtype: torch.dtype, in_features: int | None = None) -> None:
+        super().__init__(name, pieces, in_features=in_features, cols=None)
+        self.dtype = dtype
+
+    def _layout(self) -> Layout:
+        return {"weight": ((self.num_rows,) if self.width is None else (self.num_rows, self.width), self.dtype)}
+
+    def _pack(self, band: Tensor) -> dict[str, Tensor]:
+        return {"weight": narrow(band, self.dtype)}
+
+    def _hand_over(self, stored: dict[str, Tensor], ops: Ops) -> Weights:
+        return ops.tensor(stored["weight"])

@@ -26,16 +26,3 @@ def _llama3(rope: Rope, plain: Tensor) -> Tensor:
     turns = rope.original_max_position * plain / (2 * math.pi)  # turns within the original context
     keep = ((turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)).clamp(0, 1)
     return (1 - keep) * plain / rope.factor + keep * plain
-
-
-class RotaryEmbedding:
-    def __init__(self, rope: Rope, head_dim: int) -> None:
-        self._inverse = inverse_frequencies(rope, head_dim)
-
-    def to(self, device: torch.device) -> None:
-        self._inverse = self._inverse.to(device)
-
-    def __call__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """positions [T] → cos, sin [T, head_dim / 2] fp32; computed once a step for all layers."""
-        angles = positions[:, None].float() * self._inverse
-        return angles.cos(), angles.sin()

@@ -5,21 +5,18 @@ A family says where its checkpoint keeps each part (`DecoderSources`) and what i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
 
 from llmserve.config import ModelConfig
 from llmserve.layers.attention import Attention, AttentionSources
-from llmserve.layers.embedding import Embedding, Head, vocabulary_matrix
-from llmserve.layers.layout import Env, Layout
+from llmserve.layers.embedding import Embedding, Head, vocabulary_rows
+from llmserve.layers.layout import Layout
 from llmserve.layers.mlp import GatedMLP, MLPSources
 from llmserve.layers.norm import RMSNorm
-from llmserve.layers.parameter import Parameter
-from llmserve.layers.rope import RotaryEmbedding
-from llmserve.ops.batch import Batch
+from llmserve.layers.parameter import Matrix, Parameter, Plain
+from llmserve.layers.rope import inverse_frequencies
+from llmserve.ops import Array, Cache, Ops
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +59,22 @@ class Decoder:
     def __init__(self, config: ModelConfig, sources: DecoderSources, layout: Layout) -> None:
         self.config = config
         vocab, hidden = config.vocab_size, config.hidden_size
-        self.embedding = Embedding("embedding", sources.embedding, vocab, hidden, layout)
-        self.layers = [DecoderLayer(i, config, s, layout) for i, s in enumerate(sources.layers)]
-        self.norm = RMSNorm("norm", sources.norm, hidden, config.norm_eps, layout)
-        self.rope = RotaryEmbedding(config.rope, config.head_dim)
+        rows = vocabulary_rows(sources.embedding, vocab, layout)
         # A tied head shares the table as long as both are stored alike; a quantised head is stored beside it.
         self._head_is_table = config.tie_embeddings and layout.head_scheme.name == "none"
-        source = sources.embedding if config.tie_embeddings else sources.head
-        weight = (
-            self.embedding.table
+        table: Matrix | Plain = (
+            Matrix("embedding", rows, layout.head_scheme, hidden)
             if self._head_is_table
-            else vocabulary_matrix("head", source, vocab, hidden, layout, layout.head_scheme)
+            else Plain("embedding", rows, layout.dtype, hidden)
         )
-        self.head = Head(weight, vocab)
+        self.embedding = Embedding(table, layout)
+        self.layers = [DecoderLayer(i, config, s, layout) for i, s in enumerate(sources.layers)]
+        self.norm = RMSNorm("norm", sources.norm, hidden, config.norm_eps, layout)
+        self._inverse_frequencies = inverse_frequencies(config.rope, config.head_dim)
+        if isinstance(table, Plain):
+            source = sources.embedding if config.tie_embeddings else sources.head
+            table = Matrix("head", vocabulary_rows(source, vocab, layout), layout.head_scheme, hidden)
+        self.head = Head(table)
 
     def parameters(self) -> Iterator[Parameter]:
         """Every stored parameter once, in the order of the computation."""
@@ -85,23 +85,22 @@ class Decoder:
         if not self._head_is_table:
             yield from self.head.parameters()
 
-    def to(self, device: torch.device) -> None:
-        """Move what is computed rather than stored."""
-        self.rope.to(device)
+    def forward(self, caches: Sequence[Cache], ops: Ops) -> Array:
+        """One step, with each layer's cache → this rank's columns of the logits, [R, share of the vocabulary].
 
-    def forward(self, batch: Batch, cache: Tensor, env: Env) -> Tensor:
-        """One step: cache [layers, 2, blocks, block_size, kv_heads, D] → logits [R, vocab_size] fp32.
-
-        Only the rows whose logits are wanted (`batch.logit_rows`) go through the final norm and the head.
+        Only the R rows whose logits are wanted go through the final norm and the head.
         """
-        x = self.embedding(batch.tokens, env)
-        angles = self.rope(batch.positions)
-        residual = torch.zeros_like(x)
-        for layer, kv in zip(self.layers, cache, strict=True):
-            x, residual = layer.attention_norm.after_add(x, residual, env)
-            x = layer.attention(x, angles, kv, batch, env)
-            x, residual = layer.mlp_norm.after_add(x, residual, env)
-            x = layer.mlp(x, env)
-        rows = batch.logit_rows
-        x, _ = self.norm.after_add(x[rows], residual[rows], env)
-        return self.head(x, env)
+        angles = ops.angles(self._inverse_frequencies)
+        x, residual = self.embedding(ops), None
+        for layer, cache in zip(self.layers, caches, strict=True):
+            x, residual = _normed(layer.attention_norm, x, residual, ops)
+            x = layer.attention(x, angles, cache, ops)
+            x, residual = _normed(layer.mlp_norm, x, residual, ops)
+            x = layer.mlp(x, ops)
+        return self.head(ops.last_norm(x, residual, self.norm.weight, self.norm.eps), ops)
+
+
+def _normed(norm: RMSNorm, x: Array, residual: Array | None, ops: Ops) -> tuple[Array, Array]:
+    if residual is None:
+        return ops.rms_norm(x, norm.weight, norm.eps)
+    return ops.add_rms_norm(x, residual, norm.weight, norm.eps)

@@ -1,7 +1,8 @@
-"""Weight-only quantisation: how a matrix is stored (build) and multiplied by (run). One file a scheme.
+"""Weight-only quantisation: how a matrix is stored. One file a scheme.
 
-A scheme knows neither names nor ranks. It packs any band of whole rows, so that a build needs memory for a band and
-not for a matrix; every packed tensor therefore has the matrix's rows as its first dimension.
+A scheme knows neither names nor ranks, and not how to multiply: that is the device table's business (ops), which takes
+what a scheme stored as a `PackedMatrix`. It packs any band of whole panels of 32 rows, so that a build needs memory for
+a band and not for a matrix; every packed tensor therefore has the matrix's panels as its first dimension.
 """
 
 from __future__ import annotations
@@ -13,26 +14,25 @@ import torch
 from torch import Tensor
 
 from llmserve.errors import BuildError
-from llmserve.ops import Ops
+from llmserve.ops.packed import PackedMatrix
 
 GROUP_SIZES = (128, 64, 32)
 """Columns that share one int4 scale: larger is smaller on disk, smaller is closer to the original."""
+
+Layout = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 
 class Scheme(Protocol):
     name: str
 
-    def layout(self, rows: int, cols: int | None) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """What is stored for a [rows, cols] matrix (cols None: a vector): suffix → (shape, dtype), or BuildError."""
+    def layout(self, rows: int, cols: int) -> Layout:
+        """What is stored for a [rows, cols] matrix: suffix → (shape, dtype), or BuildError."""
 
     def pack(self, weight: Tensor) -> dict[str, Tensor]:
-        """A band of rows [n, cols] → the same rows of every stored tensor."""
+        """A band of rows [n, cols], n a multiple of 32 but for the last band → its panels of every stored tensor."""
 
-    def matmul(self, ops: Ops, x: Tensor, stored: Mapping[str, Tensor], bias: Tensor | None) -> Tensor:
-        """x [T, cols] → [T, rows]."""
-
-    def unpack(self, stored: Mapping[str, Tensor]) -> Tensor:
-        """The matrix that `matmul` multiplies by, [rows, cols] fp32."""
+    def matrix(self, stored: Mapping[str, Tensor], rows: int, cols: int) -> PackedMatrix:
+        """What was stored, as the device tables take it."""
 
 
 def make_scheme(quant: str, group_size: int | None, dtype: torch.dtype) -> Scheme:

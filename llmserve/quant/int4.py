@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from llmserve.errors import BuildError
-from llmserve.ops import Ops
-from llmserve.ops.reference import unpack_int4
+from llmserve.ops.packed import PANEL, PackedMatrix, panel_shape, per_row, to_panels
+from llmserve.quant import Layout
 
 CLIPS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.80)
 
@@ -24,13 +24,13 @@ class Int4:
         self.group_size = group_size
         self.name = f"int4 (groups of {group_size})"
 
-    def layout(self, rows: int, cols: int | None) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        assert cols is not None, "vectors are stored plain"
+    def layout(self, rows: int, cols: int) -> Layout:
         if cols % self.group_size:
             raise BuildError(f"{cols} columns cannot be cut into int4 groups of {self.group_size}.")
+        panels = panel_shape("u4", rows, cols)
         return {
-            "weight": ((rows, cols // 2), torch.uint8),
-            "scale": ((rows, cols // self.group_size), torch.float16),
+            "weight": (panels, torch.uint8),
+            "scale": ((panels[0], cols // self.group_size, PANEL), torch.float16),
         }
 
     def pack(self, weight: Tensor) -> dict[str, Tensor]:
@@ -50,11 +50,8 @@ class Int4:
             best_error = error.where(better, best_error)
             best_scale = scale.where(better, best_scale)
             best_q = q.where(better[:, :, None], best_q)
-        nibbles = (best_q + 8).to(torch.uint8).flatten(1)
-        return {"weight": nibbles[:, 0::2] | (nibbles[:, 1::2] << 4), "scale": best_scale.half()}
+        q = (best_q + 8).to(torch.uint8).flatten(1)
+        return {"weight": to_panels("u4", q), "scale": per_row(best_scale.half())}
 
-    def matmul(self, ops: Ops, x: Tensor, stored: Mapping[str, Tensor], bias: Tensor | None) -> Tensor:
-        return ops.linear_int4(x, stored["weight"], stored["scale"], bias)
-
-    def unpack(self, stored: Mapping[str, Tensor]) -> Tensor:
-        return unpack_int4(stored["weight"], stored["scale"])
+    def matrix(self, stored: Mapping[str, Tensor], rows: int, cols: int) -> PackedMatrix:
+        return PackedMatrix("u4", rows, cols, stored["weight"], stored["scale"], group_size=self.group_size)

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from llmserve.errors import BuildError
-from llmserve.ops import Ops
+from llmserve.ops.packed import PANEL, PackedMatrix, panel_shape, per_row, to_panels
+from llmserve.quant import Layout
 
 
 class Int8:
     name = "int8"
 
-    def layout(self, rows: int, cols: int | None) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        assert cols is not None, "vectors are stored plain"
-        return {"weight": ((rows, cols), torch.int8), "scale": ((rows,), torch.float32)}
+    def layout(self, rows: int, cols: int) -> Layout:
+        panels = panel_shape("u8", rows, cols)
+        return {"weight": (panels, torch.uint8), "scale": ((panels[0], PANEL), torch.float32)}
 
     def pack(self, weight: Tensor) -> dict[str, Tensor]:
         wide = weight.float()
@@ -26,10 +27,7 @@ class Int8:
             raise BuildError(f"weights as large as {largest:.3g} cannot be stored in int8; correct the checkpoint.")
         # A row of zeros (vocabulary padding) has scale 0; any divisor gives its zeros back.
         q = torch.round(wide / scale.where(scale > 0, 1)[:, None]).clamp_(-127, 127)
-        return {"weight": q.to(torch.int8), "scale": scale}
+        return {"weight": to_panels("u8", (q + 128).to(torch.uint8)), "scale": per_row(scale[:, None])[:, 0]}
 
-    def matmul(self, ops: Ops, x: Tensor, stored: Mapping[str, Tensor], bias: Tensor | None) -> Tensor:
-        return ops.linear_int8(x, stored["weight"], stored["scale"], bias)
-
-    def unpack(self, stored: Mapping[str, Tensor]) -> Tensor:
-        return stored["weight"].float() * stored["scale"][:, None]
+    def matrix(self, stored: Mapping[str, Tensor], rows: int, cols: int) -> PackedMatrix:
+        return PackedMatrix("u8", rows, cols, stored["weight"], stored["scale"])

@@ -1,4 +1,4 @@
-"""No quantisation: the matrix (or vector) itself, in the engine's dtype."""
+"""No quantisation: numbers in the engine's dtype."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from llmserve.errors import BuildError
-from llmserve.ops import Ops
+from llmserve.ops.packed import DTYPES, PackedMatrix, panel_shape, to_panels
+from llmserve.quant import Layout
 
 
 class Plain:
@@ -16,20 +17,23 @@ class Plain:
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
+        self._kind = next(kind for kind, stored in DTYPES.items() if stored == dtype)
 
-    def layout(self, rows: int, cols: int | None) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        return {"weight": ((rows,) if cols is None else (rows, cols), self.dtype)}
+    def layout(self, rows: int, cols: int) -> Layout:
+        return {"weight": (panel_shape(self._kind, rows, cols), self.dtype)}
 
     def pack(self, weight: Tensor) -> dict[str, Tensor]:
-        stored = weight.to(self.dtype)
-        if not stored.isfinite().all():
-            largest, name = float(weight.abs().max()), str(self.dtype).removeprefix("torch.")
-            advice = "correct the checkpoint" if self.dtype == torch.float32 else "use --dtype float32"
-            raise BuildError(f"weights as large as {largest:.3g} cannot be stored in {name}; {advice}.")
-        return {"weight": stored}
+        return {"weight": to_panels(self._kind, narrow(weight, self.dtype))}
 
-    def matmul(self, ops: Ops, x: Tensor, stored: Mapping[str, Tensor], bias: Tensor | None) -> Tensor:
-        return ops.linear(x, stored["weight"], bias)
+    def matrix(self, stored: Mapping[str, Tensor], rows: int, cols: int) -> PackedMatrix:
+        return PackedMatrix(self._kind, rows, cols, stored["weight"])
 
-    def unpack(self, stored: Mapping[str, Tensor]) -> Tensor:
-        return stored["weight"].float()
+
+def narrow(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """In the engine's dtype. BuildError where that cannot hold it."""
+    stored = weight.to(dtype)
+    if not stored.isfinite().all():
+        largest, name = float(weight.abs().max()), str(dtype).removeprefix("torch.")
+        advice = "correct the checkpoint" if dtype == torch.float32 else "use --dtype float32"
+        raise BuildError(f"weights as large as {largest:.3g} cannot be stored in {name}; {advice}.")
+    return stored

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
-from torch import Tensor
 
 from llmserve.config import EngineConfig, ModelConfig
 from llmserve.errors import ConfigError
+
+KVKind = Literal["float32", "bfloat16", "int8"]
 
 DEFAULT_TOTAL = 4 << 30
 """Without --kv-cache-memory the ranks of an engine share this many bytes, or less where less can be of use."""
@@ -20,6 +22,7 @@ DEFAULT_TOTAL = 4 << 30
 class KVPlan:
     """Sizes, the same on every rank."""
 
+    kind: KVKind
     num_blocks: int
     block_size: int  # tokens
     block_bytes: int  # on each rank, keys and values of all layers
@@ -30,10 +33,17 @@ class KVPlan:
         return self.num_blocks * self.block_size
 
 
-def plan_kv_cache(config: EngineConfig, model: ModelConfig, kv_heads: int, tp_size: int, dtype: torch.dtype) -> KVPlan:
-    """`kv_heads`: those of one rank. ConfigError in one sentence where what is asked for cannot be."""
+def kv_kind(config: EngineConfig, dtype: torch.dtype) -> KVKind:
+    """What keys and values are kept as. auto: fp32 in a fp32 engine, else bf16, which has fp32's range."""
+    if config.kv_cache_dtype == "auto":
+        return "float32" if dtype == torch.float32 else "bfloat16"
+    return config.kv_cache_dtype
+
+
+def plan_kv_cache(config: EngineConfig, model: ModelConfig, kind: KVKind, tp_size: int, layer_bytes: int) -> KVPlan:
+    """`layer_bytes`: of a block of one layer on one rank. ConfigError where what is asked for cannot be."""
     size = config.block_size
-    block_bytes = 2 * model.num_layers * size * kv_heads * model.head_dim * dtype.itemsize
+    block_bytes = model.num_layers * layer_bytes
     longest = config.max_model_len or model.max_position
     if longest > model.max_position:
         raise ConfigError(
@@ -55,19 +65,17 @@ def plan_kv_cache(config: EngineConfig, model: ModelConfig, kv_heads: int, tp_si
             f"the KV cache holds {tokens} tokens, less than --max-model-len {longest}; raise --kv-cache-memory to at "
             f"least {-(-longest // size) * block_bytes} bytes per rank, or lower --max-model-len to {tokens}."
         )
-    return KVPlan(num_blocks, size, block_bytes, min(longest, tokens))
+    return KVPlan(kind, num_blocks, size, block_bytes, min(longest, tokens))
 
 
-def allocate(plan: KVPlan, model: ModelConfig, kv_heads: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[layers, 2, blocks, block_size, kv_heads, head_dim]; on CPU the system hands out its pages as they are used."""
+def check_memory(plan: KVPlan) -> None:
+    """ConfigError where this host's memory cannot hold a rank's cache. Its pages are taken as they are used."""
     needed = plan.num_blocks * plan.block_bytes
-    if device.type == "cpu" and needed > (free := available_memory()):
+    if needed > (free := available_memory()):
         raise ConfigError(
             f"the KV cache needs {needed / 2**30:.1f} GiB per rank but only {free / 2**30:.1f} GiB of memory are free; "
             "lower --kv-cache-memory, --max-num-seqs or --max-model-len."
         )
-    shape = (model.num_layers, 2, plan.num_blocks, plan.block_size, kv_heads, model.head_dim)
-    return torch.empty(shape, dtype=dtype, device=device)
 
 
 def available_memory() -> int:

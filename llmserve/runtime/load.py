@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass
 
 import torch
 
@@ -11,21 +12,36 @@ from llmserve.checkpoint.engine_dir import EngineDir
 from llmserve.comm import Comm
 from llmserve.config import EngineConfig, Manifest
 from llmserve.errors import ConfigError, EngineDirError
-from llmserve.layers.layout import Env, make_layout
+from llmserve.layers.layout import Layout, make_layout
 from llmserve.models import make_model
-from llmserve.ops import choose
-from llmserve.runtime.kv_cache import KVPlan, allocate, plan_kv_cache
-from llmserve.runtime.model_runner import ModelRunner
+from llmserve.models.decoder import Decoder
+from llmserve.ops import Ops
+from llmserve.ops.cpu import InstructionSet, instruction_sets
+from llmserve.ops.reference import ReferenceOps
+from llmserve.runtime.kv_cache import KVPlan, check_memory, kv_kind, plan_kv_cache
+from llmserve.runtime.model_runner import ModelRunner, Runner
+from llmserve.runtime.sampler import Sampler, TorchSampler
 
 log = logging.getLogger("llmserve.runtime")
 
 
-def use_threads(wanted: int | None, cores: set[int], local_size: int) -> int:
-    """Give this rank its threads, on any of `cores`; the ranks of a host share them unless --threads says otherwise."""
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    runner: Runner
+    sampler: Sampler
+    kv: KVPlan
+
+
+def use_threads(wanted: int | None, cores: set[int], local_rank: int, local_size: int) -> list[int]:
+    """The cores for this rank's threads, one each: its share of `cores`, unless --threads asks for another number.
+
+    Empty entries do not exist; where more threads are wanted than there are cores for them, cores are named twice.
+    """
     os.sched_setaffinity(0, cores)
     threads = wanted or max(1, len(cores) // local_size)
+    ordered = sorted(cores)
     torch.set_num_threads(threads)
-    return threads
+    return [ordered[(local_rank * threads + i) % len(ordered)] for i in range(threads)]
 
 
 def device_of(manifest: Manifest, local_rank: int) -> torch.device:
@@ -42,26 +58,81 @@ def device_of(manifest: Manifest, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def choose_instruction_set(wanted: str, device: torch.device) -> InstructionSet | None:
+    """What the CPU kernels will use; None: the reference operations. ConfigError where `wanted` cannot be had."""
+    if device.type != "cpu" or wanted == "reference":
+        return None
+    try:
+        sets = instruction_sets()
+    except ImportError as e:
+        if wanted != "auto":
+            raise ConfigError(
+                f"--kernels {wanted}: the CPU kernels are not installed ({e}); see `llmserve doctor`."
+            ) from None
+        log.warning("the CPU kernels are not installed (%s): running on the slow reference operations", e)
+        return None
+    named = {found.name: found for found in sets}
+    if wanted != "auto" and wanted not in named:
+        raise ConfigError(f"--kernels {wanted} is none of what this processor runs: {', '.join(named)}, reference.")
+    return sets[0] if wanted == "auto" else named[wanted]
+
+
 def load_runner(
-    engine: EngineDir, config: EngineConfig, comm: Comm, device: torch.device
-) -> tuple[ModelRunner, KVPlan]:
-    """Raises ConfigError or EngineDirError in one sentence."""
+    engine: EngineDir, config: EngineConfig, comm: Comm, device: torch.device, cores: list[int] | None = None
+) -> Loaded:
+    """`cores`: of this rank's threads. Raises ConfigError or EngineDirError in one sentence."""
     manifest = engine.manifest
-    layout = make_layout(manifest.quant, manifest.group_size, manifest.dtype, comm.rank, comm.size)
+    layout = make_layout(manifest.quant, manifest.head_quant, manifest.group_size, manifest.dtype, comm.rank, comm.size)
     model = make_model(manifest.model, layout)
     kv_heads = layout.cut_kv_heads(manifest.model.num_kv_heads)
     heads_here = kv_heads[1] - kv_heads[0]
-    kv = plan_kv_cache(config, manifest.model, heads_here, comm.size, layout.dtype)
-    shard = engine.shard(comm.rank)
+    isa = choose_instruction_set(config.kernels, device)
+    if isa is None:
+        return _load_reference(engine, config, comm, device, layout, model, heads_here)
+    from llmserve.runtime.load_cpu import load_cpu
+
+    return load_cpu(engine, config, comm, layout, model, heads_here, isa, cores or [])
+
+
+def take_shard(engine: EngineDir, model: Decoder, rank: int, ops: Ops) -> None:
+    shard = engine.shard(rank)
     for parameter in model.parameters():
-        parameter.load(shard, device)
+        parameter.load(shard, ops)
     if shard:
         raise EngineDirError(
-            f"rank{comm.rank}.safetensors holds tensors this model has not: {', '.join(sorted(shard)[:3])}."
+            f"rank{rank}.safetensors holds tensors this model has not: {', '.join(sorted(shard)[:3])}."
         )
-    model.to(device)
-    cache = allocate(kv, manifest.model, heads_here, layout.dtype, device)
-    ops = choose(device)
+
+
+def announce(comm: Comm, ops: Ops, sampler: Sampler, kv: KVPlan) -> None:
     if comm.rank == 0:
-        log.info("operations: %s", ops.name)
-    return ModelRunner(model, Env(ops, comm), cache, kv, config.max_num_seqs), kv
+        log.info("operations: %s; sampling: %s; KV cache: %s", ops.name, sampler.name, kv.kind)
+
+
+def _load_reference(
+    engine: EngineDir,
+    config: EngineConfig,
+    comm: Comm,
+    device: torch.device,
+    layout: Layout,
+    model: Decoder,
+    kv_heads: int,
+) -> Loaded:
+    kind = kv_kind(config, layout.dtype)
+    if kind == "int8" or config.activations not in ("auto", "float32"):
+        flag = "--kv-cache-dtype int8" if kind == "int8" else f"--activations {config.activations}"
+        raise ConfigError(f"{flag} is for the CPU kernels; the reference operations do not know it.")
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[kind]
+    shape = model.config
+    layer_bytes = 2 * config.block_size * kv_heads * shape.head_dim * dtype.itemsize
+    kv = plan_kv_cache(config, shape, kind, comm.size, layer_bytes)
+    ops = ReferenceOps(device, comm.all_reduce)
+    take_shard(engine, model, comm.rank, ops)
+    if device.type == "cpu":
+        check_memory(kv)
+    cache = torch.empty(
+        (shape.num_layers, 2, kv.num_blocks, kv.block_size, kv_heads, shape.head_dim), dtype=dtype, device=device
+    )
+    sampler = TorchSampler(device)
+    announce(comm, ops, sampler, kv)
+    return Loaded(ModelRunner(model, ops, comm, cache, kv, config.max_num_seqs), sampler, kv)

@@ -1,26 +1,49 @@
-"""Executes step plans on one rank: it owns the model's share, the KV blocks and the block table. Every rank runs the
-same plans in the same order, so every rank's table is the same."""
+"""Executes step plans on one rank with operations that compute as they are called (ops/reference.py).
+
+It owns the KV blocks and the block table. Every rank runs the same plans in the same order, so every rank's table is
+the same.
+"""
 
 from __future__ import annotations
 
 from itertools import chain
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from llmserve.layers.layout import Env
+from llmserve.comm import Comm
 from llmserve.models.decoder import Decoder
 from llmserve.ops.batch import Batch, Span
+from llmserve.ops.reference import ReferenceOps
 from llmserve.runtime.kv_cache import KVPlan
 from llmserve.scheduler.plan import StepPlan
 
 
+class Runner(Protocol):
+    """One rank's computation."""
+
+    vocab_size: int
+
+    def execute(self, plan: StepPlan) -> Tensor:
+        """Compute a plan's chunks → logits [plan.num_logits, vocab_size] fp32 (rank 0's count), good until the next.
+
+        By chunk, then by position. EngineDeadError where another rank is known to be gone.
+        """
+
+    def abort(self) -> None:
+        """This rank gives up: whoever waits for it within a step is told, instead of waiting for ever."""
+
+
 class ModelRunner:
-    def __init__(self, model: Decoder, env: Env, cache: Tensor, kv: KVPlan, max_num_seqs: int) -> None:
-        """`cache`: [layers, 2, blocks, block_size, kv_heads, head_dim], uninitialised; see kv_cache.allocate."""
+    def __init__(
+        self, model: Decoder, ops: ReferenceOps, comm: Comm, cache: Tensor, kv: KVPlan, max_num_seqs: int
+    ) -> None:
+        """`cache`: [layers, 2, blocks, block_size, kv_heads, head_dim]; see kv_cache.allocate."""
         self.vocab_size = model.config.vocab_size
         self._model = model
-        self._env = env
+        self._ops = ops
+        self._comm = comm
         self._cache = cache
         self._block_size = kv.block_size
         columns = -(-kv.max_model_len // kv.block_size)
@@ -28,8 +51,12 @@ class ModelRunner:
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> Tensor:
-        """Compute a plan's chunks → logits [plan.num_logits, vocab_size] fp32, by chunk, then by position."""
-        return self._model.forward(self._batch(plan), self._cache, self._env)
+        self._ops.begin(self._batch(plan))
+        share = self._model.forward(list(self._cache), self._ops)
+        return self._comm.all_gather(share.float())[:, : self.vocab_size]
+
+    def abort(self) -> None:
+        """Who waits, waits in MPI or NCCL, and ends with the job."""
 
     def _batch(self, plan: StepPlan) -> Batch:
         device = self._cache.device

@@ -3,15 +3,18 @@ token's position, and on nothing else: random numbers are a function of (seed, p
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from array import array
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from llmserve.ops.cpu import load_kernels
 from llmserve.request import SamplingParams, TokenLogprobs
 from llmserve.scheduler.plan import Sampled
 
 _MASK = 2**64 - 1
+_NOT_NUMBERS = Sampled(0, error="the model computed logits that are not numbers.")
 
 
 class Want(NamedTuple):
@@ -20,6 +23,20 @@ class Want(NamedTuple):
     params: SamplingParams
     position: int  # of the token to be chosen, counted from the prompt's first
     num_generated: int  # tokens of the answer before it
+
+    @property
+    def banned(self) -> frozenset[int]:
+        """Tokens that cannot be chosen here; some may be none of the model's."""
+        return self.params.stop_token_ids if self.num_generated < self.params.min_tokens else frozenset()
+
+
+class Sampler(Protocol):
+    """Chosen once, with the device table, and logged; neither stands in for the other."""
+
+    name: str
+
+    def sample(self, logits: Tensor, wants: list[Want]) -> list[Sampled]:
+        """logits [R, vocab_size] fp32, one want a row → one token a row."""
 
 
 def uniform(seed: int, position: int) -> float:
@@ -34,24 +51,63 @@ def _mix(x: int) -> int:
     return x ^ (x >> 31)
 
 
-@torch.inference_mode()
-def sample(logits: Tensor, wants: list[Want]) -> list[Sampled]:
-    """logits [R, vocab_size] fp32, one want a row → one token a row."""
-    finite = logits.isfinite().all(dim=1).tolist()
-    greedy = logits.argmax(dim=1).tolist()
-    return [
-        _sample_row(row, want, best) if ok else Sampled(0, error="the model computed logits that are not numbers.")
-        for row, want, best, ok in zip(logits, wants, greedy, finite, strict=True)
-    ]
+class CpuSampler:
+    """One call into the extension for all rows (csrc/sampling.hpp); the logits are read where they lie."""
+
+    def __init__(self, isa: str) -> None:
+        self.name = f"CPU kernels ({isa})"
+        self._isa = isa
+        self._sample_rows = load_kernels().sample_rows
+
+    def sample(self, logits: Tensor, wants: list[Want]) -> list[Sampled]:
+        if logits.dtype != torch.float32 or logits.device.type != "cpu" or (len(wants) and logits.stride(1) != 1):
+            raise ValueError(f"the CPU sampler reads fp32 rows in memory, not {logits.dtype} on {logits.device}")
+        if len(logits) != len(wants):
+            raise ValueError(f"{len(logits)} rows of logits for {len(wants)} tokens")
+        params = [w.params for w in wants]
+        banned, ends = array("i"), array("i")
+        for want in wants:
+            banned.extend(t for t in want.banned if 0 <= t < logits.shape[1])
+            ends.append(len(banned))
+        rows = self._sample_rows(
+            self._isa,
+            logits.data_ptr(),
+            len(wants),
+            logits.stride(0),
+            logits.shape[1],
+            array("d", [p.temperature for p in params]),
+            array("i", [p.top_k for p in params]),
+            array("d", [p.top_p for p in params]),
+            array("d", [uniform(w.params.seed, w.position) if w.params.temperature > 0 else 0.0 for w in wants]),
+            array("i", [-1 if p.logprobs is None else p.logprobs for p in params]),
+            banned,
+            ends,
+        )
+        return [_NOT_NUMBERS if row is None else Sampled(row[0], row[1] and TokenLogprobs(*row[1])) for row in rows]
+
+
+class TorchSampler:
+    """On any device, a row at a time; the oracle of the other."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.name = f"torch ({device})"
+
+    @torch.inference_mode()
+    def sample(self, logits: Tensor, wants: list[Want]) -> list[Sampled]:
+        finite = logits.isfinite().all(dim=1).tolist()
+        greedy = logits.argmax(dim=1).tolist()
+        return [
+            _sample_row(row, want, best) if ok else _NOT_NUMBERS
+            for row, want, best, ok in zip(logits, wants, greedy, finite, strict=True)
+        ]
 
 
 def _sample_row(row: Tensor, want: Want, best: int) -> Sampled:
     params = want.params
     candidates = row
-    if params.stop_token_ids and want.num_generated < params.min_tokens:
-        stops = [t for t in params.stop_token_ids if 0 <= t < len(row)]
+    if banned := [t for t in want.banned if 0 <= t < len(row)]:
         candidates = row.clone()
-        candidates[stops] = -torch.inf
+        candidates[banned] = -torch.inf
         best = int(candidates.argmax())
     token = best
     if params.temperature > 0:
@@ -63,7 +119,8 @@ def _draw(row: Tensor, params: SamplingParams, u: float) -> int:
     """Invert the distribution at u, after temperature, then top-k, then top-p, as vLLM and transformers order them."""
     ids: Tensor | None = None
     if 0 < params.top_k < len(row):
-        row, ids = row.topk(params.top_k)
+        # Stable: of equal logits at the k-th place the lower id stays. (topk takes any.)
+        row, ids = (t[: params.top_k] for t in row.sort(descending=True, stable=True))
     elif params.top_p < 1:
         row, ids = row.sort(descending=True, stable=True)
     # In fp64, and after taking the maximum away: no temperature, however small, makes it overflow.

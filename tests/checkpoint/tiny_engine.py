@@ -33,6 +33,7 @@ def manifest(tp_size: int = 2) -> Manifest:
         model_name="tiny",
         model=model,
         quant="none",
+        head_quant="none",
         group_size=None,
         tp_size=tp_size,
         dtype="float32",

@@ -17,7 +17,7 @@ import pytest
 
 from tests.e2e.server import Server, serving
 
-LONG = {"prompt": [7, 8, 9], "max_tokens": 400, "temperature": 0, "extra_body": {"ignore_eos": True}}
+LONG = {"prompt": [7, 8, 9], "max_tokens": 1000, "temperature": 0, "extra_body": {"ignore_eos": True}}
 
 
 class Client(threading.Thread):

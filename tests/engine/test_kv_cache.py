@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 
 from llmserve.config import EngineConfig, ModelConfig, Rope
 from llmserve.errors import ConfigError
@@ -20,7 +19,8 @@ TOKEN = 2 * 2 * 2 * 16 * 4  # bytes: keys and values, layers, KV heads, head siz
 
 
 def plan(model: ModelConfig = MODEL, *, tp_size: int = 1, **config: Any) -> KVPlan:
-    return plan_kv_cache(EngineConfig(**config), model, model.num_kv_heads, tp_size, torch.float32)
+    chosen = EngineConfig(**config)
+    return plan_kv_cache(chosen, model, "float32", tp_size, chosen.block_size * TOKEN // MODEL.num_layers)
 
 
 def refusal(model: ModelConfig = MODEL, *, tp_size: int = 1, **config: Any) -> str:

@@ -37,15 +37,15 @@ class Golden(NamedTuple):
         return Golden(told["prompts"], told["greedy"], rows)
 
 
-def greedy(engine: Path, golden: Golden, comm: Comm) -> list[list[int]]:
+def greedy(engine: Path, golden: Golden, comm: Comm, kernels: str = "auto") -> list[list[int]]:
     """All prompts at once through the whole engine; ranks but 0 follow, and return nothing."""
     directory = EngineDir.open(engine)
-    config = EngineConfig(block_size=4, max_num_batched_tokens=48)
-    runner, kv = load_runner(directory, config, comm, device_of(directory.manifest, 0))
+    config = EngineConfig(block_size=4 if kernels == "reference" else 16, max_num_batched_tokens=48, kernels=kernels)
+    loaded = load_runner(directory, config, comm, device_of(directory.manifest, 0))
     if comm.rank:
-        worker_loop(comm, runner)
+        worker_loop(comm, loaded.runner)
         return []
-    native = NativeEngine(runner, kv, comm, config)
+    native = NativeEngine(loaded, comm, config)
     answers: list[list[int]] = [[] for _ in golden.prompts]
     for i, (prompt, answer) in enumerate(zip(golden.prompts, golden.greedy, strict=True)):
         native.submit(Request(i, tuple(prompt), SamplingParams(max_tokens=len(answer), temperature=0)))
@@ -57,9 +57,11 @@ def greedy(engine: Path, golden: Golden, comm: Comm) -> list[list[int]]:
     return answers
 
 
-def logits(engine: Path, golden: Golden, comm: Comm) -> list[Tensor]:
+def logits(engine: Path, golden: Golden, comm: Comm, kernels: str = "auto") -> list[Tensor]:
     """As `Golden.logits`, on every rank."""
     return [
-        Forward(engine, comm).prefill_and_steps(prompt, answer)
+        Forward(engine, comm, block_size=4 if kernels == "reference" else 16, kernels=kernels).prefill_and_steps(
+            prompt, answer
+        )
         for prompt, answer in zip(golden.prompts, golden.greedy, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""`mpirun -n 2 python -m tests.models.golden_rank ENGINES GOLDENS OUT`: one rank of every golden engine, in turn."""
+"""`mpirun -n 2 python -m tests.models.golden_rank KERNELS ENGINES GOLDENS OUT`: one rank, of every engine in turn."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from llmserve.comm.mpi import MpiComm
 from tests.models.golden import FAMILIES, Golden, greedy, logits
 
 
-def main(engines: Path, goldens: Path, out: Path) -> None:
+def main(kernels: str, engines: Path, goldens: Path, out: Path) -> None:
     comm = MpiComm()
     assert comm.size == 2
     leave, comm.close = comm.close, lambda: None  # an engine that ends takes MPI with it; here another follows
     for family in FAMILIES:
         golden = Golden.read(goldens / family)
-        answers = greedy(engines / family, golden, comm)
-        rows = logits(engines / family, golden, comm)
+        answers = greedy(engines / family, golden, comm, kernels)
+        rows = logits(engines / family, golden, comm, kernels)
         if comm.rank == 0:
             (out / f"{family}.json").write_text(json.dumps(answers))
             save_file({str(i): row for i, row in enumerate(rows)}, out / f"{family}.safetensors")
@@ -27,4 +27,4 @@ def main(engines: Path, goldens: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(sys.argv[1], *map(Path, sys.argv[2:]))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.forward import Forward, deviation
+from tests.kernels import KERNELS
 from tests.tiny import SIZES, Tiny, build, edit_config, tiny_checkpoint
 
 TOLERANCE = 1e-4
@@ -67,8 +68,10 @@ def tokens(count: int) -> list[int]:
 
 def check(tiny: Tiny, tmp_path: Path) -> None:
     prompt, steps = tokens(41), tokens(9)
-    ours = Forward(build(tiny.folder, tmp_path / "engine")).prefill_and_steps(prompt, steps)
-    assert deviation(ours, tiny.logits(prompt, steps)) < TOLERANCE
+    engine, theirs = build(tiny.folder, tmp_path / "engine"), tiny.logits(prompt, steps)
+    for kernels in (*KERNELS, "reference"):
+        forward = Forward(engine, kernels=kernels, block_size=4 if kernels == "reference" else 16)
+        assert deviation(forward.prefill_and_steps(prompt, steps), theirs) < TOLERANCE, kernels
 
 
 @pytest.mark.parametrize("config", CASES.values(), ids=CASES.keys())

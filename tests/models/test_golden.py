@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from llmserve.comm.solo import SoloComm
 from tests.forward import deviation
+from tests.kernels import KERNELS
 from tests.models.golden import FAMILIES, Golden, greedy, logits
 from tests.mpi import mpirun
 from tests.shared import shared
@@ -18,6 +19,8 @@ from tests.tiny import build
 
 TOLERANCE = 1e-4
 """Of the logits' range; fp32 on both sides, so only the order of sums differs."""
+
+on_all = pytest.mark.parametrize("kernels", [*KERNELS, "reference"])
 
 
 @pytest.fixture(params=FAMILIES)
@@ -35,28 +38,37 @@ def read_golden(family: str) -> Golden:
     return Golden.read(shared(f"golden/{family}"))
 
 
-@pytest.fixture
-def engine(family: str, tmp_path: Path) -> Path:
-    return build(shared(f"golden/{family}"), tmp_path / "engine")
-
-
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("engines")
+
+
+@pytest.fixture
+def engine(family: str, engines: Path) -> Path:
+    if not (engines / family).exists():
+        build(shared(f"golden/{family}"), engines / family)
+    return engines / family
+
+
+@pytest.fixture(scope="module", params=[*KERNELS[:1], "reference"])
+def two_ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of what rank 0 of two wrote, for all families: one mpirun, as starting it takes longer than they."""
     goldens = shared("golden")
     engines, out = tmp_path_factory.mktemp("engines"), tmp_path_factory.mktemp("out")
     for family in FAMILIES:
         build(goldens / family, engines / family, tp_size=2)
-    mpirun(2, "tests.models.golden_rank", engines, goldens, out)
+    mpirun(2, "tests.models.golden_rank", request.param, engines, goldens, out)
     return out
 
 
-def test_greedy_answers(engine: Path, golden: Golden) -> None:
-    assert greedy(engine, golden, SoloComm()) == golden.greedy
+@on_all
+def test_greedy_answers(engine: Path, golden: Golden, kernels: str) -> None:
+    assert greedy(engine, golden, SoloComm(), kernels) == golden.greedy
 
 
-def test_logits_of_prompts_and_of_every_cached_step(engine: Path, golden: Golden) -> None:
-    for ours, theirs in zip(logits(engine, golden, SoloComm()), golden.logits, strict=True):
+@on_all
+def test_logits_of_prompts_and_of_every_cached_step(engine: Path, golden: Golden, kernels: str) -> None:
+    for ours, theirs in zip(logits(engine, golden, SoloComm(), kernels), golden.logits, strict=True):
         assert deviation(ours, theirs) < TOLERANCE
 
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llmserve.ops.reference import ReferenceOps
+from llmserve.ops.batch import Batch
+from llmserve.ops.reference import Matrix, ReferenceOps, rotate, write_kv
 
 OPS = ReferenceOps(torch.device("cpu"))
 FLOATS = st.sampled_from([torch.float32, torch.bfloat16])
@@ -29,6 +30,19 @@ def close(ours: Tensor, exact: Tensor, *, roundings: int = 4) -> bool:
     return bool(((ours.double() - exact).abs() <= roundings * torch.finfo(ours.dtype).eps * scale).all())
 
 
+def plain(weight: Tensor) -> Matrix:
+    return Matrix(weight, None, 0)
+
+
+def at_step(tokens: list[int] | None = None, logit_rows: list[int] | None = None) -> ReferenceOps:
+    """In a step with these tokens, or with these rows to be made logits."""
+    none = torch.empty(0, dtype=torch.int64)
+    ids, rows = (torch.tensor(given or [], dtype=torch.int64) for given in (tokens, logit_rows))
+    ops = ReferenceOps(torch.device("cpu"))
+    ops.begin(Batch(ids, none, none, (), none, rows))
+    return ops
+
+
 def norm_of(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     rows = [row / math.sqrt(sum(float(v) ** 2 for v in row) / len(row) + eps) for row in x.double()]
     return torch.stack(rows) * weight.double()
@@ -38,7 +52,8 @@ def norm_of(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 @few
 def test_rms_norm(tokens: int, size: int, eps: float, dtype: torch.dtype, seed: int) -> None:
     x, weight = randn(tokens, size, seed=seed, dtype=dtype), randn(size, seed=seed + 1, dtype=dtype)
-    normed = OPS.rms_norm(x, weight, eps)
+    normed, same = OPS.rms_norm(x, weight, eps)
+    assert same is x
     assert normed.dtype == dtype
     assert close(normed, norm_of(x, weight, eps))
 
@@ -55,10 +70,22 @@ def test_add_rms_norm_is_the_sum_and_its_norm(tokens: int, size: int, dtype: tor
 
 @given(st.integers(1, 5), st.integers(1, 30), FLOATS, SEEDS)
 @few
-def test_silu_mul(tokens: int, inner: int, dtype: torch.dtype, seed: int) -> None:
+def test_silu_gated(tokens: int, inner: int, dtype: torch.dtype, seed: int) -> None:
+    """With the identity for a matrix, what is gated is what is given."""
     gate_up = 4 * randn(tokens, 2 * inner, seed=seed, dtype=dtype)
     gate, up = gate_up[:, :inner].double(), gate_up[:, inner:].double()
-    assert close(OPS.silu_mul(gate_up), gate / (1 + torch.exp(-gate)) * up)
+    assert close(
+        OPS.silu_gated(gate_up, plain(torch.eye(2 * inner, dtype=dtype)), None), gate / (1 + torch.exp(-gate)) * up
+    )
+
+
+@given(st.integers(1, 9), st.integers(1, 40), st.data())
+@few
+def test_last_norm_is_of_the_wanted_rows_and_no_others(tokens: int, size: int, data: st.DataObject) -> None:
+    rows = data.draw(st.lists(st.integers(0, tokens - 1), unique=True))
+    x, residual, weight = randn(tokens, size, seed=0), randn(tokens, size, seed=1), randn(size, seed=2)
+    whole, _ = OPS.add_rms_norm(x, residual, weight, 1e-6)
+    assert torch.equal(at_step(logit_rows=rows).last_norm(x, residual, weight, 1e-6), whole[rows])
 
 
 @given(st.integers(1, 40), st.integers(1, 4), st.data())
@@ -67,15 +94,17 @@ def test_shares_of_an_embedding_add_up_to_the_whole(vocab: int, ranks: int, data
     table = randn(vocab, 6, seed=vocab)
     ids = torch.tensor(data.draw(st.lists(st.integers(0, vocab - 1), min_size=1, max_size=9)))
     cuts = sorted([0, vocab, *data.draw(st.lists(st.integers(0, vocab), min_size=ranks - 1, max_size=ranks - 1))])
-    shares = [OPS.embedding(table[a:b], ids, a) for a, b in pairwise(cuts) if b > a]
-    assert torch.equal(sum(shares), table[ids])
+    ops = at_step(tokens=ids.tolist())
+    for take in (lambda rows: rows, plain):  # a table by rows, and one that is the head's matrix as well
+        shares = [ops.embedding(take(table[a:b]), a) for a, b in pairwise(cuts) if b > a]
+        assert torch.equal(sum(shares), table[ids])
 
 
 @given(st.integers(1, 6), st.integers(1, 3), st.sampled_from([2, 8, 32]), SEEDS)
 @few
 def test_rope_turns_each_pair_by_its_angle(tokens: int, heads: int, dim: int, seed: int) -> None:
     x, angles = randn(tokens, heads, dim, seed=seed), randn(tokens, dim // 2, seed=seed + 1) * 10
-    turned = OPS.rope(x, angles.cos(), angles.sin())
+    turned = rotate(x, angles.cos(), angles.sin())
     pairs = (
         torch.complex(x[..., : dim // 2], x[..., dim // 2 :]) * torch.polar(torch.ones_like(angles), angles)[:, None]
     )
@@ -89,7 +118,7 @@ def test_write_kv_touches_its_slots_and_no_other(tokens: int, heads: int, block_
     cache = torch.full((2, blocks, block_size, heads, 4), 7.0)
     k, v = randn(tokens, heads, 4, seed=seed), randn(tokens, heads, 4, seed=seed + 1)
     slots = torch.randperm(blocks * block_size, generator=torch.Generator().manual_seed(seed))[:tokens]
-    OPS.write_kv(k, v, cache, slots)
+    write_kv(k, v, cache, slots)
     expected = torch.full_like(cache, 7.0)
     for i, slot in enumerate(slots.tolist()):
         expected[0, slot // block_size, slot % block_size] = k[i]
@@ -103,10 +132,10 @@ def test_linear(tokens: int, rows: int, cols: int, biased: bool, dtype: torch.dt
     x, weight = randn(tokens, cols, seed=seed, dtype=dtype), randn(rows, cols, seed=seed + 1, dtype=dtype)
     bias = randn(rows, seed=seed + 2, dtype=dtype) if biased else None
     exact = x.double() @ weight.double().T + (0 if bias is None else bias.double())
-    assert close(OPS.linear(x, weight, bias), exact)
+    assert close(OPS.linear(x, plain(weight), bias), exact)
 
 
 def test_an_infinite_activation_does_not_become_a_number() -> None:
     """An overflow must reach the logits, where it is seen, and not be hidden on the way."""
     x = torch.tensor([[1.0, math.inf, 2.0]])
-    assert not OPS.rms_norm(x, torch.ones(3), 1e-6).isfinite().all()
+    assert not OPS.rms_norm(x, torch.ones(3), 1e-6)[0].isfinite().all()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from llmserve.errors import BuildError
+from llmserve.ops.packed import PackedMatrix, unpack
 from llmserve.ops.reference import ReferenceOps
 from llmserve.quant import GROUP_SIZES, Scheme, make_scheme
 from llmserve.quant.int4 import Int4
@@ -31,22 +32,29 @@ def randn(rows: int, cols: int, seed: int) -> Tensor:
     return weight * (1 + 9 * (torch.rand(rows, cols, generator=generator) < 0.01))
 
 
+def packed(scheme: Scheme, weight: Tensor) -> PackedMatrix:
+    return scheme.matrix(scheme.pack(weight), *weight.shape)
+
+
 def stored_as(scheme: Scheme, weight: Tensor) -> Tensor:
-    return scheme.unpack(scheme.pack(weight))
+    """What the weights stand for once they are stored."""
+    return unpack(packed(scheme, weight))
 
 
 @schemes
 def test_a_band_is_packed_as_it_is_within_the_whole(scheme: Scheme) -> None:
-    weight = randn(13, COLS, seed=0)
+    """Bands are of whole panels of 32 rows; the last may be of fewer."""
+    weight = randn(77, COLS, seed=0)
     whole = scheme.pack(weight)
-    for name, rows in scheme.pack(weight[3:8]).items():
-        assert torch.equal(rows, whole[name][3:8])
+    bands = [scheme.pack(weight[a:b]) for a, b in ((0, 32), (32, 64), (64, 77))]
+    for name, panels in whole.items():
+        assert torch.equal(torch.cat([band[name] for band in bands]), panels)
 
 
 @schemes
 def test_what_is_packed_has_the_announced_shape_and_dtype(scheme: Scheme) -> None:
-    packed = scheme.pack(randn(5, COLS, seed=0))
-    assert {name: (tuple(t.shape), t.dtype) for name, t in packed.items()} == scheme.layout(5, COLS)
+    stored = scheme.pack(randn(5, COLS, seed=0))
+    assert {name: (tuple(t.shape), t.dtype) for name, t in stored.items()} == scheme.layout(5, COLS)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -136,18 +144,18 @@ def test_matmul_is_multiplication_by_what_unpack_shows(
     tokens: int, rows: int, biased: bool, scheme: Scheme, seed: int
 ) -> None:
     dtype = scheme.dtype if isinstance(scheme, Plain) else torch.bfloat16 if seed % 2 else torch.float32
-    packed = scheme.pack(randn(rows, COLS, seed) * 0.1)
+    matrix = packed(scheme, randn(rows, COLS, seed) * 0.1)
     x, bias = randn(tokens, COLS, seed + 1).to(dtype), randn(1, rows, seed + 2)[0].to(dtype) if biased else None
-    terms = x.double()[:, None] * scheme.unpack(packed).double()
+    terms = x.double()[:, None] * unpack(matrix).double()
     exact = terms.sum(2) + (0 if bias is None else bias.double())
     allowed = 4 * torch.finfo(dtype).eps * (terms.abs().sum(2) + exact.abs())
-    assert ((scheme.matmul(OPS, x, packed, bias).double() - exact).abs() <= allowed).all()
+    assert ((OPS.linear(x, OPS.matrix(matrix), bias).double() - exact).abs() <= allowed).all()
 
 
 @pytest.mark.parametrize("scheme", [Int8(), Int4(128)], ids=lambda s: s.name)
 def test_in_float16_nothing_overflows_on_the_way_to_a_result_that_fits(scheme: Scheme) -> None:
     x, weight = torch.full((1, COLS), 10.0, dtype=torch.float16), torch.full((2, COLS), 1.0)
-    y = scheme.matmul(OPS, x, scheme.pack(weight), None)
+    y = OPS.linear(x, OPS.matrix(packed(scheme, weight)), None)
     torch.testing.assert_close(y.float(), torch.full((1, 2), 10.0 * COLS), rtol=0.15, atol=0)
 
 

@@ -14,10 +14,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from llmserve.request import SamplingParams
-from llmserve.runtime.sampler import Want, sample, uniform
+from llmserve.runtime.sampler import CpuSampler, Sampler, TorchSampler, Want, uniform
+from tests.kernels import KERNELS
 
 VOCAB = 12
 DRAWS = 4000
+
+
+@pytest.fixture(scope="module", params=["torch", *KERNELS])
+def sampler(request: pytest.FixtureRequest) -> Sampler:
+    return TorchSampler(torch.device("cpu")) if request.param == "torch" else CpuSampler(request.param)
 
 
 def logits_of(*seeds: int, vocab: int = VOCAB) -> Tensor:
@@ -28,16 +34,16 @@ def params(**changes: object) -> SamplingParams:
     return replace(SamplingParams(max_tokens=100), **changes)
 
 
-def tokens(logits: Tensor, wants: list[Want]) -> list[int]:
-    sampled = sample(logits, wants)
+def tokens(sampler: Sampler, logits: Tensor, wants: list[Want]) -> list[int]:
+    sampled = sampler.sample(logits, wants)
     assert all(s.error is None for s in sampled)
     return [s.token for s in sampled]
 
 
-def draw(row: Tensor, chosen: SamplingParams) -> np.ndarray:
+def draw(sampler: Sampler, row: Tensor, chosen: SamplingParams) -> np.ndarray:
     """How often each token comes, over DRAWS seeds."""
     wants = [Want(replace(chosen, seed=seed), 7, 0) for seed in range(DRAWS)]
-    return np.bincount(tokens(row.expand(DRAWS, -1), wants), minlength=len(row))
+    return np.bincount(tokens(sampler, row.expand(DRAWS, -1), wants), minlength=len(row))
 
 
 def distribution(row: Tensor, temperature: float, top_k: int, top_p: float) -> np.ndarray:
@@ -94,10 +100,12 @@ def test_uniform_forgets_its_neighbours(step: tuple[int, int]) -> None:
     st.sampled_from([0.1, 0.5, 0.9, 0.99, 1.0]),
 )
 @settings(max_examples=12, deadline=None, derandomize=True)
-def test_tokens_come_as_often_as_they_are_likely(seed: int, temperature: float, top_k: int, top_p: float) -> None:
+def test_tokens_come_as_often_as_they_are_likely(
+    sampler: Sampler, seed: int, temperature: float, top_k: int, top_p: float
+) -> None:
     row = logits_of(seed)[0]
     expected = distribution(row, temperature, top_k, top_p)
-    counts = draw(row, params(temperature=temperature, top_k=top_k, top_p=top_p))
+    counts = draw(sampler, row, params(temperature=temperature, top_k=top_k, top_p=top_p))
     assert (counts[expected == 0] == 0).all()
     common = expected * DRAWS > 5  # chi-square wants a few of each; the rare ones are taken together
     rare = expected[~common].sum() * DRAWS, counts[~common].sum()
@@ -109,30 +117,34 @@ def test_tokens_come_as_often_as_they_are_likely(seed: int, temperature: float, 
 
 @given(st.integers(0, 1000), st.integers(1, VOCAB), st.floats(0.01, 1.0))
 @settings(max_examples=60, deadline=None)
-def test_top_k_and_top_p_keep_what_they_should(seed: int, top_k: int, top_p: float) -> None:
+def test_top_k_and_top_p_keep_what_they_should(sampler: Sampler, seed: int, top_k: int, top_p: float) -> None:
     """All of it and nothing else: these logits differ so little that 400 draws leave nobody out."""
     row = logits_of(seed)[0] / 100
     wants = [Want(params(top_k=top_k, top_p=top_p, seed=s), 3, 0) for s in range(400)]
-    assert set(tokens(row.expand(400, -1), wants)) == set(np.flatnonzero(distribution(row, 1.0, top_k, top_p)))
+    assert set(tokens(sampler, row.expand(400, -1), wants)) == set(np.flatnonzero(distribution(row, 1.0, top_k, top_p)))
 
 
 @given(st.integers(0, 1000), st.integers(1, 9), st.randoms(use_true_random=False))
 @settings(max_examples=30, deadline=None)
-def test_a_token_depends_on_nothing_but_its_row_seed_and_position(seed: int, rows: int, order: random.Random) -> None:
+def test_a_token_depends_on_nothing_but_its_row_seed_and_position(
+    sampler: Sampler, seed: int, rows: int, order: random.Random
+) -> None:
     logits = logits_of(*range(seed, seed + rows), vocab=300)
     chosen = [params(), params(temperature=0), params(top_k=5), params(temperature=1.5, top_p=0.9)]
     wants = [Want(replace(chosen[i % 4], seed=i, logprobs=3), 10 + i, i) for i in range(rows)]
-    together = sample(logits, wants)
+    together = sampler.sample(logits, wants)
     shuffled = order.sample(range(rows), rows)
-    again = sample(logits[shuffled], [wants[i] for i in shuffled])
-    alone = [sample(logits[i : i + 1], [wants[i]])[0] for i in range(rows)]
+    again = sampler.sample(logits[shuffled], [wants[i] for i in shuffled])
+    alone = [sampler.sample(logits[i : i + 1], [wants[i]])[0] for i in range(rows)]
     assert together == alone
     assert together == [again[shuffled.index(i)] for i in range(rows)]
 
 
-def test_another_position_or_seed_is_another_draw() -> None:
+def test_another_position_or_seed_is_another_draw(sampler: Sampler) -> None:
     row = torch.zeros(1, 1000)
-    drawn = [tokens(row, [Want(params(seed=seed), position, 0)])[0] for seed in range(10) for position in range(10)]
+    drawn = [
+        tokens(sampler, row, [Want(params(seed=seed), position, 0)])[0] for seed in range(10) for position in range(10)
+    ]
     assert len(set(drawn)) > 90
 
 
@@ -141,63 +153,63 @@ def test_another_position_or_seed_is_another_draw() -> None:
     [{"top_k": 1}, {"top_p": 1e-9}, {"temperature": 1e-6}, {"temperature": 5e-324}, {"top_k": 1, "temperature": 100}],
     ids=str,
 )
-def test_a_draw_from_one_token_is_the_greedy_choice(chosen: dict[str, float]) -> None:
+def test_a_draw_from_one_token_is_the_greedy_choice(sampler: Sampler, chosen: dict[str, float]) -> None:
     logits = logits_of(*range(40), vocab=500)
-    greedy = tokens(logits, [Want(params(temperature=0), 3, 0)] * 40)
+    greedy = tokens(sampler, logits, [Want(params(temperature=0), 3, 0)] * 40)
     assert greedy == logits.argmax(1).tolist()
-    assert tokens(logits, [Want(params(seed=i, **chosen), 3, 0) for i in range(40)]) == greedy
+    assert tokens(sampler, logits, [Want(params(seed=i, **chosen), 3, 0) for i in range(40)]) == greedy
 
 
-def test_of_equal_logits_top_k_1_takes_the_one_that_greedy_takes() -> None:
+def test_of_equal_logits_top_k_1_takes_the_one_that_greedy_takes(sampler: Sampler) -> None:
     logits = torch.randint(0, 3, (40, 500), generator=torch.Generator().manual_seed(0)).float()
-    greedy = tokens(logits, [Want(params(temperature=0), 3, 0)] * 40)
-    assert tokens(logits, [Want(params(top_k=1), 3, 0)] * 40) == greedy
+    greedy = tokens(sampler, logits, [Want(params(temperature=0), 3, 0)] * 40)
+    assert tokens(sampler, logits, [Want(params(top_k=1), 3, 0)] * 40) == greedy
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e4, 1e30, 1e38])
 @pytest.mark.parametrize("temperature", [1e-30, 1.0, 100.0])
-def test_logits_of_any_size_give_a_token(scale: float, temperature: float) -> None:
+def test_logits_of_any_size_give_a_token(sampler: Sampler, scale: float, temperature: float) -> None:
     logits = logits_of(1, 2, 3) / 10 * scale
     wants = [Want(params(temperature=temperature, top_p=top_p), 3, 0) for top_p in (1.0, 0.9, 0.1)]
-    assert all(0 <= token < VOCAB for token in tokens(logits, wants))
+    assert all(0 <= token < VOCAB for token in tokens(sampler, logits, wants))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_min_tokens_keeps_stop_tokens_away_just_long_enough(temperature: float) -> None:
+def test_min_tokens_keeps_stop_tokens_away_just_long_enough(sampler: Sampler, temperature: float) -> None:
     row = torch.zeros(1, VOCAB)
     row[0, [3, 5]] = 50.0
     chosen = params(temperature=temperature, min_tokens=2, stop_token_ids=frozenset({3, 5}))
-    early = [tokens(row, [Want(replace(chosen, seed=seed), 9, n)])[0] for seed in range(50) for n in (0, 1)]
-    late = [tokens(row, [Want(replace(chosen, seed=seed), 9, 2)])[0] for seed in range(50)]
+    early = [tokens(sampler, row, [Want(replace(chosen, seed=seed), 9, n)])[0] for seed in range(50) for n in (0, 1)]
+    late = [tokens(sampler, row, [Want(replace(chosen, seed=seed), 9, 2)])[0] for seed in range(50)]
     assert not {3, 5} & set(early)
     assert set(late) <= {3, 5}
 
 
-def test_a_stop_token_that_the_model_does_not_have_masks_nothing() -> None:
+def test_a_stop_token_that_the_model_does_not_have_masks_nothing(sampler: Sampler) -> None:
     row = torch.zeros(1, VOCAB)
     row[0, VOCAB - 1] = 9.0
     chosen = params(temperature=0, min_tokens=2, stop_token_ids=frozenset({-1, VOCAB, 10**9}))
-    assert tokens(row, [Want(chosen, 9, 0)]) == [VOCAB - 1]
+    assert tokens(sampler, row, [Want(chosen, 9, 0)]) == [VOCAB - 1]
 
 
-def test_a_masked_stop_token_keeps_its_logprob() -> None:
+def test_a_masked_stop_token_keeps_its_logprob(sampler: Sampler) -> None:
     """Logprobs are the model's own opinion, whatever the request forbids."""
     row = logits_of(0)
     best = int(row.argmax())
     chosen = params(temperature=0, min_tokens=2, stop_token_ids=frozenset({best}), logprobs=1)
-    (sampled,) = sample(row, [Want(chosen, 9, 0)])
+    (sampled,) = sampler.sample(row, [Want(chosen, 9, 0)])
     assert sampled.token != best
     assert sampled.logprobs is not None
     assert sampled.logprobs.top[0][0] == best
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_row_that_is_not_numbers_is_an_error_of_that_row_alone(bad: float) -> None:
+def test_a_row_that_is_not_numbers_is_an_error_of_that_row_alone(sampler: Sampler, bad: float) -> None:
     logits = logits_of(0, 1, 2)
     wants = [Want(params(seed=i, logprobs=2), 5, 0) for i in range(3)]
-    whole = sample(logits, wants)
+    whole = sampler.sample(logits, wants)
     logits[1, 4] = bad
-    sampled = sample(logits, wants)
+    sampled = sampler.sample(logits, wants)
     assert sampled[1].error == "the model computed logits that are not numbers."
     assert sampled[1].logprobs is None
     assert [sampled[0], sampled[2]] == [whole[0], whole[2]]
@@ -205,10 +217,10 @@ def test_a_row_that_is_not_numbers_is_an_error_of_that_row_alone(bad: float) -> 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 20])
 @pytest.mark.parametrize("temperature", [0.0, 1.7])
-def test_logprobs_are_the_log_softmax_of_the_logits(count: int, temperature: float) -> None:
+def test_logprobs_are_the_log_softmax_of_the_logits(sampler: Sampler, count: int, temperature: float) -> None:
     logits = logits_of(0, 1, 2)
     wants = [Want(params(temperature=temperature, top_p=0.8, logprobs=count), 5, 0)] * 3
-    for row, sampled in zip(logits.double().numpy(), sample(logits, wants), strict=True):
+    for row, sampled in zip(logits.double().numpy(), sampler.sample(logits, wants), strict=True):
         expected = np.log(np.exp(row) / np.exp(row).sum())
         assert sampled.logprobs is not None
         assert sampled.logprobs.chosen == pytest.approx(expected[sampled.token], abs=1e-5)
@@ -217,9 +229,9 @@ def test_logprobs_are_the_log_softmax_of_the_logits(count: int, temperature: flo
             assert logprob == pytest.approx(expected[token], abs=1e-5)
 
 
-def test_no_logprobs_where_none_are_wanted() -> None:
-    assert sample(logits_of(0), [Want(params(), 5, 0)])[0].logprobs is None
+def test_no_logprobs_where_none_are_wanted(sampler: Sampler) -> None:
+    assert sampler.sample(logits_of(0), [Want(params(), 5, 0)])[0].logprobs is None
 
 
-def test_no_rows_give_no_tokens() -> None:
-    assert sample(torch.empty(0, VOCAB), []) == []
+def test_no_rows_give_no_tokens(sampler: Sampler) -> None:
+    assert sampler.sample(torch.empty(0, VOCAB), []) == []

@@ -60,6 +60,7 @@ def manifest(**changes: Any) -> Manifest:
     )  # fmt: skip
     values: dict[str, Any] = {
         "llmserve_version": "0", "device": "cpu", "model_name": "tiny", "model": model, "quant": "none",
+        "head_quant": "none",
         "group_size": None, "tp_size": 1, "dtype": "float32", "generation": GenerationDefaults(eos_token_ids=(END,)),
         "tokenizer_sha256": "0", "source_fingerprint": "0", "files": {},
     }  # fmt: skip

@@ -1,0 +1,1 @@
+"""`llmserve bench`: how fast an engine in this process is, and how fast a running server answers."""

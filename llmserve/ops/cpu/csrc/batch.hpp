@@ -1,0 +1,28 @@
+// One step's tokens, as kernels see them: plain pointers into arrays that the program owns for the step.
+#pragma once
+
+#include <cstdint>
+
+namespace llmserve {
+
+// A run of consecutive tokens of one sequence: rows first … first + length - 1 of the step.
+struct Span {
+    int32_t first;
+    int32_t length;
+    int32_t context;  // positions the span's last token attends to, itself included
+    int32_t row;      // of the block table
+};
+
+struct Batch {
+    int32_t num_tokens;
+    const int32_t* tokens;     // [num_tokens]
+    const int32_t* positions;  // [num_tokens]
+    int32_t num_spans;
+    const Span* spans;
+    const int32_t* block_table;  // [rows, table_stride]: physical block of a sequence's n-th block
+    int64_t table_stride;
+    int32_t num_logits;
+    const int32_t* logit_rows;  // [num_logits]: rows of the step whose logits are wanted
+};
+
+}  // namespace llmserve

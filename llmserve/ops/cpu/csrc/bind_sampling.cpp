@@ -1,0 +1,133 @@
+// The sampler as Python calls it: one call for all rows of a step, parameters as flat arrays.
+//
+// Which instruction set computes is the caller's choice by name; one that this processor lacks is an error. Knows
+// nothing of requests or seeds, and of torch only the address of its floats.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "sampling_table.hpp"
+
+namespace nb = nanobind;
+
+namespace llmserve {
+
+void sample_rows(const SamplingTable& table, const SampleArgs* args, SampleResult* results, size_t rows,
+                 void* scratch) {
+    for (size_t i = 0; i < rows; i++) table.sample(args[i], results[i], scratch);
+}
+
+namespace {
+
+// Best first.
+std::vector<const SamplingTable*> runnable_tables() {
+    std::vector<const SamplingTable*> tables;
+#if defined(__x86_64__)
+    // Every instruction an object may hold, that is, every -m flag it was compiled with.
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                        __builtin_cpu_supports("avx512vnni");
+    if (avx512 && __builtin_cpu_supports("avx512bf16")) tables.push_back(&sampling_avx512_bf16);
+    if (avx512) tables.push_back(&sampling_avx512);
+    if (avx2) tables.push_back(&sampling_avx2);
+#endif
+    tables.push_back(&sampling_portable);
+    return tables;
+}
+
+std::vector<std::string> sampling_sets() {
+    std::vector<std::string> names;
+    for (const SamplingTable* table : runnable_tables()) names.push_back(table->name);
+    return names;
+}
+
+const SamplingTable& table_named(const std::string& name) {
+    std::string known;
+    for (const SamplingTable* table : runnable_tables()) {
+        if (name == table->name) return *table;
+        known += (known.empty() ? "" : ", ") + std::string(table->name);
+    }
+    throw nb::value_error(("no sampler for the instruction set '" + name + "' here; there are: " + known).c_str());
+}
+
+template <class T> using Flat = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+struct Free {
+    void operator()(void* p) const { std::free(p); }
+};
+
+// The logits are row_stride floats apart, at an address that stays good during the call. num_top: -1 for no log
+// probabilities. banned_ends[i]: how many of `banned` belong to rows 0 … i. For each row None where its logits are not
+// all finite, or (token, None), or (token, (log probability, ((id, log probability), …))).
+nb::list sample(const std::string& set, uintptr_t logits, size_t rows, size_t row_stride, int32_t vocab,
+                const Flat<double>& temperature, const Flat<int32_t>& top_k, const Flat<double>& top_p,
+                const Flat<double>& u, const Flat<int32_t>& num_top, const Flat<int32_t>& banned,
+                const Flat<int32_t>& banned_ends) {
+    const SamplingTable& table = table_named(set);
+    if (vocab < 1) throw nb::value_error("vocab must be at least 1");
+    for (size_t n : {temperature.size(), top_k.size(), top_p.size(), u.size(), num_top.size(), banned_ends.size()})
+        if (n != rows) throw nb::value_error("every parameter needs one value a row");
+    std::vector<SampleArgs> args(rows);
+    std::vector<SampleResult> results(rows);
+    std::vector<size_t> first_top(rows);
+    size_t tops = 0;
+    int32_t begin = 0;
+    for (size_t i = 0; i < rows; i++) {
+        const int32_t end = banned_ends.data()[i], wanted = num_top.data()[i];
+        if (end < begin || (size_t)end > banned.size())
+            throw nb::value_error("banned_ends must rise and stay within banned");
+        if (!(temperature.data()[i] >= 0) || top_k.data()[i] < 0 ||
+            !(top_p.data()[i] > 0 && top_p.data()[i] <= 1) || !(u.data()[i] >= 0 && u.data()[i] < 1) || wanted < -1)
+            throw nb::value_error("a sampling parameter is out of range");
+        args[i] = {(const float*)logits + i * row_stride, vocab, temperature.data()[i], top_k.data()[i],
+                   top_p.data()[i], u.data()[i], banned.data() + begin, end - begin, wanted, nullptr, nullptr};
+        begin = end;
+        first_top[i] = tops;
+        if (wanted > 0) tops += (size_t)(wanted < vocab ? wanted : vocab);
+    }
+    std::vector<int32_t> top_ids(tops);
+    std::vector<float> top_logprobs(tops);
+    for (size_t i = 0; i < rows; i++)
+        args[i].top_ids = top_ids.data() + first_top[i], args[i].top_logprobs = top_logprobs.data() + first_top[i];
+    const size_t bytes = (table.scratch_bytes(vocab) + 63) / 64 * 64;
+    std::unique_ptr<void, Free> scratch(std::aligned_alloc(64, bytes));
+    if (!scratch) throw std::bad_alloc();
+    {
+        nb::gil_scoped_release released;
+        sample_rows(table, args.data(), results.data(), rows, scratch.get());
+    }
+    nb::list out;
+    for (size_t i = 0; i < rows; i++) {
+        const SampleResult& r = results[i];
+        if (r.token < 0) {
+            out.append(nb::none());
+        } else if (args[i].num_top < 0) {
+            out.append(nb::make_tuple(r.token, nb::none()));
+        } else {
+            nb::list top;
+            for (int32_t k = 0; k < r.num_top; k++)
+                top.append(nb::make_tuple(args[i].top_ids[k], args[i].top_logprobs[k]));
+            out.append(nb::make_tuple(r.token, nb::make_tuple(r.logprob, nb::tuple(top))));
+        }
+    }
+    return out;
+}
+
+}  // namespace
+
+void bind_sampling(nb::module_& m) {
+    m.def("sampling_sets", sampling_sets, "Instruction sets that this processor can run a sampler of, best first.");
+    m.def("sample_rows", sample, nb::arg("set"), nb::arg("logits"), nb::arg("rows"), nb::arg("row_stride"),
+          nb::arg("vocab"), nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"), nb::arg("u"),
+          nb::arg("num_top"), nb::arg("banned"), nb::arg("banned_ends"));
+}
+
+}  // namespace llmserve

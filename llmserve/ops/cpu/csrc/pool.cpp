@@ -1,0 +1,88 @@
+#include "pool.hpp"
+
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace llmserve {
+
+namespace {
+
+// About 50 µs: longer than threads of one step are apart, shorter than anybody else would want the processor back.
+constexpr int kSpins = 2000;
+
+void relax() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+void bind(int cpu) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(cpu, &set);
+    pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
+}
+
+}  // namespace
+
+void Pool::Bell::ring() {
+    count.fetch_add(1);  // sequentially consistent, as are both uses of sleepers: one of the two sees the other
+    if (sleepers.load()) syscall(SYS_futex, &count, FUTEX_WAKE_PRIVATE, 1 << 30, nullptr, nullptr, 0);
+}
+
+void Pool::Bell::wait(uint32_t seen) {
+    for (int i = 0; i < kSpins; i++) {
+        if (count.load(std::memory_order_acquire) != seen) return;
+        relax();
+    }
+    sleepers.fetch_add(1);
+    while (count.load() == seen) syscall(SYS_futex, &count, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
+    sleepers.fetch_sub(1);
+}
+
+Pool::Pool(const std::vector<int>& cpus, int threads) {
+    const bool bound = (int)cpus.size() >= threads;
+    if (bound) bind(cpus[0]);
+    for (int t = 1; t < threads; t++) workers_.emplace_back([this, t, cpu = bound ? cpus[t] : -1] { work(t, cpu); });
+}
+
+Pool::~Pool() {
+    stop_ = true;
+    start_.ring();
+    for (std::thread& worker : workers_) worker.join();
+}
+
+void Pool::work(int thread, int cpu) {
+    if (cpu >= 0) bind(cpu);
+    for (uint32_t seen = 0;; seen++) {
+        start_.wait(seen);
+        if (stop_) return;
+        f_(argument_, thread);
+        meet([](void*) {}, nullptr);
+    }
+}
+
+void Pool::run(void (*f)(void*, int), void* argument) {
+    f_ = f;
+    argument_ = argument;
+    if (!workers_.empty()) start_.ring();
+    f(argument, 0);
+    meet([](void*) {}, nullptr);
+}
+
+void Pool::meet(void (*serial)(void*), void* argument) {
+    // Read before arriving: the count cannot change until this thread has arrived too.
+    const uint32_t seen = met_.count.load(std::memory_order_acquire);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < size()) {
+        met_.wait(seen);
+        return;
+    }
+    arrived_.store(0, std::memory_order_relaxed);
+    serial(argument);
+    met_.ring();
+}
+
+}  // namespace llmserve

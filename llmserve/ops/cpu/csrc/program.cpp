@@ -1,0 +1,239 @@
+#include "program.hpp"
+
+#include <sys/mman.h>
+
+#include <chrono>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "instructions.hpp"
+
+namespace llmserve {
+
+// ------------------------------------------------------------------------------------------------------- memory
+
+Memory::~Memory() {
+    if (data_) munmap(data_, bytes_);
+}
+
+Memory::Memory(Memory&& other) noexcept : data_(other.data_), bytes_(other.bytes_) {
+    other.data_ = nullptr;
+    other.bytes_ = 0;
+}
+
+uint8_t* Memory::reserve(size_t bytes) {
+    if (bytes <= bytes_ && data_) return data_;
+    if (data_) munmap(data_, bytes_);
+    data_ = nullptr;
+    bytes = (bytes + 4096) / 4096 * 4096;
+    void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) throw std::bad_alloc();
+    data_ = (uint8_t*)p;
+    bytes_ = bytes;
+    return data_;
+}
+
+// ---------------------------------------------------------------------------------------------------- recording
+
+Program::Program(std::shared_ptr<Pool> pool, const Kernels& kernels, const Limits& limits, std::shared_ptr<Team> team)
+    : pool_(std::move(pool)),
+      kernels_(kernels),
+      limits_(limits),
+      team_(std::move(team)),
+      table_((size_t)limits.rows * limits.columns),
+      filled_(limits.rows),
+      shares_(pool_->size()) {
+    step_.scratch.resize(pool_->size());
+    step_.batch = {};
+}
+
+uint8_t* Program::buffer(size_t bytes) {
+    buffers_.emplace_back();
+    return buffers_.back().reserve(bytes);
+}
+
+void Program::embedding(const EmbeddingArgs& a) { instructions_.push_back(std::make_unique<Embedding>(a, kernels_)); }
+void Program::angles(const AngleArgs& a) { instructions_.push_back(std::make_unique<Angles>(a)); }
+void Program::norm(const NormArgs& a) { instructions_.push_back(std::make_unique<Norm>(a, kernels_)); }
+void Program::convert(const ConvertArgs& a) { instructions_.push_back(std::make_unique<Convert>(a, kernels_)); }
+void Program::gemm(const GemmArgs& a, bool of_logits) {
+    instructions_.push_back(std::make_unique<Gemm>(a, kernels_, of_logits));
+}
+void Program::gated(const GatedArgs& a) { instructions_.push_back(std::make_unique<Gated>(a, kernels_)); }
+void Program::rope(const RopeArgs& a) { instructions_.push_back(std::make_unique<Rope>(a, kernels_)); }
+
+void Program::attention(const AttentionArgs& args, int heads, int window) {
+    AttentionArgs a = args;
+    a.plan = plan_for(heads, args.cache.kv_heads, args.cache.head_dim, window);
+    instructions_.push_back(std::make_unique<Attention>(a, kernels_));
+    instructions_.push_back(std::make_unique<Merge>(a, kernels_));
+}
+
+void Program::meet_ranks() { instructions_.push_back(std::make_unique<MeetRanks>(team_)); }
+void Program::pause() { instructions_.push_back(std::make_unique<Pause>()); }
+
+AttentionPlan* Program::plan_for(int heads, int kv_heads, int head_dim, int window) {
+    for (const Plan& p : plans_)
+        if (p.heads == heads && p.kv_heads == kv_heads && p.head_dim == head_dim && p.window == window)
+            return p.plan.get();
+    plans_.push_back({heads, kv_heads, head_dim, window, std::make_unique<AttentionPlan>()});
+    return plans_.back().plan.get();
+}
+
+// ------------------------------------------------------------------------------------------------ taking a plan
+
+namespace {
+
+// Reads the words of a plan from the front; complains of what cannot be.
+class Words {
+  public:
+    Words(const int32_t* words, size_t count) : words_(words), count_(count) {}
+
+    // The next word, which is at least 0 and less than `bound`.
+    int32_t number(const char* what, int64_t bound) {
+        if (at_ == count_) throw std::invalid_argument("the step plan ends after " + std::to_string(at_) + " words");
+        const int32_t n = words_[at_++];
+        if (n < 0 || n >= bound)
+            throw std::invalid_argument("the step plan's " + std::string(what) + " " + std::to_string(n) +
+                                        " is outside [0, " + std::to_string(bound) + ")");
+        return n;
+    }
+    size_t left() const { return count_ - at_; }
+
+  private:
+    const int32_t* words_;
+    size_t count_, at_ = 0;
+};
+
+}  // namespace
+
+void Program::begin(const int32_t* data, size_t count) {
+    Words words(data, count);
+    const int64_t longest = (int64_t)limits_.columns * limits_.block_size;
+    auto& [tokens, positions, logit_rows, spans] = spare_;
+    tokens.clear(), positions.clear(), logit_rows.clear(), spans.clear();
+    struct NewBlocks {
+        int32_t row, first, begin, count;
+    };
+    std::vector<int32_t> blocks;
+    std::vector<NewBlocks> updates;
+    const int32_t chunks = words.number("number of chunks", (int64_t)limits_.rows + 1);
+    for (int32_t c = 0; c < chunks; c++) {
+        const int32_t row = words.number("row", limits_.rows);
+        const int32_t start = words.number("first position", longest);
+        const int32_t first_block = words.number("first new block", (int64_t)filled_[row] + 1);
+        const int32_t logits = words.number("number of logits", (int64_t)limits_.max_tokens + 1);
+        const int32_t length = words.number("number of tokens", limits_.max_tokens - (int64_t)tokens.size() + 1);
+        const int32_t fresh = words.number("number of new blocks", (int64_t)limits_.columns - first_block + 1);
+        const int64_t context = (int64_t)start + length;
+        const int64_t known = fresh ? first_block + fresh : filled_[row];
+        if (length < 1 || logits > length || context > known * limits_.block_size)
+            throw std::invalid_argument("the step plan's chunk for row " + std::to_string(row) + " has " +
+                                        std::to_string(length) + " tokens from position " + std::to_string(start) +
+                                        ", " + std::to_string(logits) + " logits and " + std::to_string(known) +
+                                        " blocks, which do not go together");
+        const int32_t first = (int32_t)tokens.size();
+        for (int32_t i = 0; i < length; i++) {
+            tokens.push_back(words.number("token id", limits_.vocab_size));
+            positions.push_back(start + i);
+        }
+        if (fresh) updates.push_back({row, first_block, (int32_t)blocks.size(), fresh});
+        for (int32_t i = 0; i < fresh; i++) blocks.push_back(words.number("block", limits_.num_blocks));
+        for (int32_t i = first + length - logits; i < first + length; i++) logit_rows.push_back(i);
+        spans.push_back({first, length, (int32_t)context, row});
+    }
+    if (words.left()) throw std::invalid_argument("the step plan has " + std::to_string(words.left()) + " words too many");
+    for (const NewBlocks& u : updates) {
+        std::memcpy(&table_[(size_t)u.row * limits_.columns + u.first], &blocks[u.begin], u.count * sizeof(int32_t));
+        filled_[u.row] = u.first + u.count;
+    }
+    std::swap(taken_, spare_);
+    const Taken& t = taken_;
+    step_.batch = {(int32_t)t.tokens.size(), t.tokens.data(), t.positions.data(), (int32_t)t.spans.size(), t.spans.data(),
+                   table_.data(), limits_.columns, (int32_t)t.logit_rows.size(), t.logit_rows.data()};
+    for (Plan& p : plans_) attention_plan(*p.plan, step_.batch, p.heads, p.kv_heads, p.head_dim, p.window);
+    next_ = 0;
+    failure_ = nullptr;
+}
+
+// ------------------------------------------------------------------------------------------------------ running
+
+namespace {
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+uint64_t join(int64_t begin, int64_t end) { return (uint64_t)begin | (uint64_t)end << 32; }
+
+}  // namespace
+
+// The next instruction that has work, and an equal share of it for each thread. Done by one thread while the others wait.
+void Program::advance() {
+    if (profiling_) {
+        seconds_.resize(instructions_.size());
+        const double t = now();
+        if (current_) seconds_[next_ - 1] += t - since_;
+        since_ = t;
+    }
+    current_ = nullptr;
+    try {
+        while (next_ < instructions_.size() && !paused_) {
+            Instruction* candidate = instructions_[next_++].get();
+            const int64_t items = candidate->prepare(step_);
+            if (profiling_ && !items) {
+                const double t = now();
+                seconds_[next_ - 1] += t - since_;
+                since_ = t;
+            }
+            paused_ = candidate->pauses();
+            if (!items) continue;
+            const int64_t threads = (int64_t)shares_.size();
+            for (int64_t t = 0; t < threads; t++)
+                shares_[t].range.store(join(items * t / threads, items * (t + 1) / threads), std::memory_order_relaxed);
+            current_ = candidate;
+            return;
+        }
+    } catch (...) {
+        failure_ = std::current_exception();
+    }
+}
+
+// From the front of one's own share, then from the ends of the others': neighbouring items lie side by side in memory, and
+// whoever reads on in order reads fastest.
+bool Program::take(int thread, int64_t& begin, int64_t& end) {
+    const int64_t grain = current_->grain();
+    const int threads = (int)shares_.size();
+    for (int i = 0; i < threads; i++) {
+        std::atomic<uint64_t>& range = shares_[(thread + i) % threads].range;
+        uint64_t seen = range.load(std::memory_order_relaxed);
+        for (;;) {
+            const int64_t b = seen & 0xffffffff, e = seen >> 32;
+            if (b >= e) break;
+            const int64_t n = e - b < grain ? e - b : grain;
+            begin = i ? e - n : b;
+            end = begin + n;
+            // Relaxed will do: items are independent, and what they read and write is ordered by the meetings.
+            if (range.compare_exchange_weak(seen, i ? join(b, begin) : join(end, e), std::memory_order_relaxed)) return true;
+        }
+    }
+    return false;
+}
+
+void Program::work(int thread) {
+    while (current_) {
+        for (int64_t begin, end; take(thread, begin, end);) current_->run(step_, thread, begin, end);
+        pool_->meet([](void* self) { ((Program*)self)->advance(); }, this);
+    }
+}
+
+bool Program::run() {
+    paused_ = false;
+    current_ = nullptr;
+    since_ = now();
+    advance();
+    if (current_) pool_->run([](void* self, int thread) { ((Program*)self)->work(thread); }, this);
+    if (failure_) std::rethrow_exception(failure_);
+    return paused_;
+}
+
+}  // namespace llmserve

@@ -1,0 +1,139 @@
+// What is done to each row by itself: embedding, norms, quantising, the gate of the feed-forward block.
+//
+// Serial functions over ranges of rows; a row's result depends on that row alone. Knows nothing of threads.
+#pragma once
+
+#include "args.hpp"
+#include "gemm.hpp"
+#include "simd.hpp"
+
+namespace llmserve {
+namespace LLMSERVE_ISA {
+
+// 32 numbers → int8 with one scale, max|x| / 127, and -8 times their sum (see matrix.hpp). Magnitudes are compared as
+// integers, among which NaN is the largest: a number that is none makes the scale none, and is not lost.
+SIMD void quantise_group(F a, F b, int8_t* q, float* scale, int32_t* sum) {
+    const I magnitude = splat(0x7fffffff);
+    const int32_t bits = reduce_max(max(as_int(a) & magnitude, as_int(b) & magnitude));
+    float largest;
+    std::memcpy(&largest, &bits, 4);
+    const F inverse = splat(largest > 0 ? 127.0f / largest : 0.0f);
+    const I qa = to_int(a * inverse), qb = to_int(b * inverse);
+    store_s8(q, qa);
+    store_s8(q + 16, qb);
+    *scale = largest / 127.0f;
+    *sum = (int32_t)(-8u * (uint32_t)reduce_add(qa + qb));
+}
+
+// A group of 32 numbers to row `row`, columns col … col + 31 of x, in its form.
+SIMD void put_group(const Rows& x, int64_t row, int64_t col, F a, F b) {
+    const int64_t at = row * x.cols + col;
+    switch (x.kind) {
+        case InputKind::s8: {
+            const int64_t g = at / kQuantGroup;
+            quantise_group(a, b, (int8_t*)x.data + at, x.scale + g, x.sums + g);
+            break;
+        }
+        case InputKind::bf16:
+            store_bf16((uint16_t*)x.data + at, a);
+            store_bf16((uint16_t*)x.data + at + 16, b);
+            break;
+        case InputKind::f32:
+            store((float*)x.data + at, a);
+            store((float*)x.data + at + 16, b);
+            break;
+    }
+}
+
+inline void convert_row(const ConvertArgs& a, int64_t row) {
+    const float* in = a.in + row * a.stride;
+    int64_t c = 0;
+    for (; c + 32 <= a.size; c += 32) put_group(a.x, row, c, load(in + c), load(in + c + 16));
+    for (; c < a.x.cols; c += 32) {
+        float rest[32] = {};
+        if (c < a.size) std::memcpy(rest, in + c, (a.size - c) * 4);
+        put_group(a.x, row, c, load(rest), load(rest + 16));
+    }
+}
+
+inline void norm_row(const NormArgs& a, const Batch& batch, int64_t out_row) {
+    const int64_t cols = a.x[0].cols, row = a.gather ? batch.logit_rows[out_row] : out_row;
+    float* residual = a.residual + row * cols;
+    const auto total = [&](int64_t c) __attribute__((always_inline)) {
+        F v = a.fresh ? zero() : load(residual + c);
+        for (int d = 0; d < a.num_deltas; d++) v = v + load(a.deltas[d] + row * cols + c);
+        return v;
+    };
+    F squares = zero();
+    for (int64_t c = 0; c < cols; c += 16) {
+        const F v = total(c);
+        if (!a.gather) store(residual + c, v);
+        squares = fma(v, v, squares);
+    }
+    const F factor = splat(1.0f / __builtin_sqrtf(reduce_add(squares) / (float)a.size + a.eps));
+    for (int64_t c = 0; c < cols; c += 32) {
+        const F lo = a.gather ? total(c) : load(residual + c), hi = a.gather ? total(c + 16) : load(residual + c + 16);
+        const F y0 = lo * factor * load(a.weight + c), y1 = hi * factor * load(a.weight + c + 16);
+        for (int o = 0; o < a.num_outputs; o++) put_group(a.x[o], out_row, c, y0, y1);
+    }
+}
+
+SIMD float plain_value(WeightKind kind, const uint8_t* p) {
+    float f = 0;
+    if (kind == WeightKind::f32) {
+        std::memcpy(&f, p, 4);
+    } else {
+        uint16_t half[16] = {};
+        std::memcpy(half, p, 2);
+        float wide[16];
+        store(wide, kind == WeightKind::bf16 ? load_bf16(half) : load_f16(half));
+        f = wide[0];
+    }
+    return f;
+}
+
+inline void embedding_row(const EmbeddingArgs& a, int64_t row, int32_t token) {
+    float* out = a.out + row * a.cols;
+    for (int64_t c = 0; c < a.cols; c += 16) store(out + c, zero());
+    const int64_t n = token - a.first;
+    if (n < 0 || n >= a.count) return;
+    const WeightKind kind = a.table.kind;
+    const int64_t bytes = kind == WeightKind::f32 ? 4 : 2;
+    if (a.by_row) {
+        const uint8_t* p = a.table.data + n * a.size * bytes;
+        int64_t c = 0;
+        for (; c + 16 <= a.size; c += 16, p += 16 * bytes) {
+            F v;
+            if (kind == WeightKind::f32)
+                v = load((const float*)p);
+            else
+                v = kind == WeightKind::bf16 ? load_bf16((const uint16_t*)p) : load_f16((const uint16_t*)p);
+            store(out + c, v);
+        }
+        for (; c < a.size; c++, p += bytes) out[c] = plain_value(kind, p);
+        return;
+    }
+    const uint8_t* panel = a.table.panel(n / kPanel);
+    const int64_t lane = n % kPanel;
+    for (int64_t c = 0; c < a.size; c++) {
+        const int64_t at = kind == WeightKind::bf16 ? (c / 2 * kPanel + lane) * 2 + c % 2 : c * kPanel + lane;
+        out[c] = plain_value(kind, panel + at * bytes);
+    }
+}
+
+// Rows [begin, end) times panel p of the gate and panel p of the up projection: 32 columns of y.
+inline void gated_panel(const GatedArgs& a, int64_t p, int64_t begin, int64_t end, float* scratch) {
+    const int64_t up = p + a.w.panels() / 2;
+    Tile t{&a.x, begin, &a.w, p, 0, a.bias, scratch, 64, nullptr, 0};
+    panel_rows(t, begin, end, a.w.panel(up));
+    t.panel = up;
+    t.out = scratch + 32;
+    panel_rows(t, begin, end, a.w.panel(p + 1));
+    for (int64_t row = begin; row < end; row++) {
+        const float* gate = scratch + (row - begin) * 64;
+        put_group(a.y, row, p * 32, silu(load(gate)) * load(gate + 32), silu(load(gate + 16)) * load(gate + 48));
+    }
+}
+
+}  // namespace LLMSERVE_ISA
+}  // namespace llmserve

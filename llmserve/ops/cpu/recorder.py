@@ -1,0 +1,338 @@
+"""`Ops` as a recorder: what a model calls becomes a program, with a place in memory for every array.
+
+A model's forward runs once, at load. Each call notes an operation and returns the array that will hold its result.
+When all is noted, `lower` knows who reads what, in which form (fp32, bf16, or int8 with scales) and for how long: arrays that
+are never needed at the same time share memory, norms and gates write the form that the next matrix wants, and a matrix
+multiplication finds its input quantised already.
+
+Several ranks of one host add up their parts in shared memory (`team`): each writes its own, all meet, and the next norm
+reads everybody's. Over several hosts the program pauses and its caller adds up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from llmserve.ops import Cache, Heads
+from llmserve.ops.cpu import InstructionSet, load_kernels
+from llmserve.ops.packed import PackedMatrix, padded
+
+Form = Literal["f32", "bf16", "s8"]
+Activations = Literal["auto", "int8", "bfloat16", "float32"]
+
+_GROUP = 32
+"""Activations that share a scale (csrc/matrix.hpp)."""
+
+
+@dataclass(eq=False)
+class Array:
+    """[tokens or wanted rows, width] of activations, in every form that somebody reads."""
+
+    width: int
+    of_logits: bool = False
+    forms: dict[Form, int] = field(default_factory=dict)  # form → where it lies, once lowered
+    shared_at: int | None = None  # summed over ranks: where in each rank's area its part lies
+    first: int = -1  # operation that writes it
+    last: int = -1  # operation that reads it last
+
+
+@dataclass(eq=False)
+class Weight:
+    """A parameter and what keeps its memory alive. `address` is of fp32 for vectors."""
+
+    keep: tuple[Tensor, ...]
+    matrix: Any = None  # kernels.Matrix
+    packed: PackedMatrix | None = None
+    vector: Tensor | None = None
+
+    @property
+    def address(self) -> int:
+        assert self.vector is not None
+        return self.vector.data_ptr()
+
+
+@dataclass(frozen=True, slots=True)
+class Angles:
+    cos: Array
+    sin: Array
+
+
+@dataclass(frozen=True, slots=True)
+class _Operation:
+    reads: tuple[tuple[Array, Form], ...]
+    writes: tuple[Array, ...]
+    emit: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """A pause of the program: the caller adds up [num_tokens, width] fp32 at `address` over all ranks, in place."""
+
+    address: int
+    width: int
+
+
+class Recorder:
+    """See `llmserve.ops.Ops` for what each operation computes."""
+
+    def __init__(
+        self,
+        program: Any,
+        isa: InstructionSet,
+        activations: Activations,
+        max_tokens: int,
+        team: Any,
+        rank: int,
+        size: int,
+    ) -> None:
+        """`program`: kernels.Program, empty. `team`: kernels.Team, or None where ranks do not share memory."""
+        self.name = f"CPU kernels ({isa.name}, activations {activations})"
+        self.sums: list[Sum] = []
+        """One for each pause of the program, in order."""
+        self._kernels = load_kernels()
+        self._program = program
+        self._isa = isa
+        self._activations = activations
+        self._max_tokens = max_tokens
+        self._team = team
+        self._rank = rank
+        self._size = size
+        self._operations: list[_Operation] = []
+        self._sums_recorded = 0
+        self._kept: list[Any] = []
+
+    # ------------------------------------------------------------------------------------------ parameters
+
+    def matrix(self, packed: PackedMatrix) -> Weight:
+        keep = tuple(t for t in (packed.weight, packed.scale, packed.zero) if t is not None)
+        matrix = self._kernels.matrix(
+            packed.kind, padded(packed.rows), padded(packed.cols), packed.weight.data_ptr(), packed.group_size,
+            packed.scale.data_ptr() if packed.scale is not None else 0,
+            packed.zero.data_ptr() if packed.zero is not None else 0,
+        )  # fmt: skip
+        return Weight(keep, matrix, packed)
+
+    def tensor(self, stored: Tensor) -> Weight:
+        if stored.dim() == 2:
+            kind = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}[stored.dtype]
+            rows, cols = stored.shape
+            return Weight((stored,), self._kernels.matrix(kind, rows, cols, stored.data_ptr()))
+        wide = torch.zeros(padded(len(stored)), dtype=torch.float32)
+        wide[: len(stored)] = stored
+        return Weight((wide,), vector=wide)
+
+    # ------------------------------------------------------------------------------------------ operations
+
+    def embedding(self, table: Weight, first: int) -> Array:
+        rows, size = (table.packed.rows, table.packed.cols) if table.packed else table.keep[0].shape
+        out = Array(size)
+        self._note([], [out], lambda: self._program.embedding(
+            table=table.matrix, by_row=table.packed is None, first=first, count=rows, size=size, out=self._at(out),
+            cols=padded(size),
+        ))  # fmt: skip
+        out.forms.setdefault("f32", 0)
+        return out
+
+    def all_reduce(self, x: Array) -> Array:
+        if self._size == 1:
+            return x
+        if self._team is None:
+            self._note([(x, "f32")], [], lambda: self._pause(x))
+            return x
+        # Two places in turn: who writes the one again has met everybody after they read it (csrc/team.hpp).
+        x.shared_at = (self._sums_recorded % 2) * self._place_bytes(x.width)
+        self._sums_recorded += 1
+        self._note([(x, "f32")], [], self._program.meet_ranks)
+        return x
+
+    def rms_norm(self, x: Array, weight: Weight, eps: float) -> tuple[Array, Array]:
+        if x.shared_at is None:
+            return self._norm([], x, x, weight, eps), x
+        residual = Array(x.width)
+        return self._norm([x], residual, residual, weight, eps, fresh=True), residual
+
+    def add_rms_norm(self, x: Array, residual: Array, weight: Weight, eps: float) -> tuple[Array, Array]:
+        return self._norm([x], residual, residual, weight, eps), residual
+
+    def last_norm(self, x: Array, residual: Array, weight: Weight, eps: float) -> Array:
+        return self._norm([x], residual, None, weight, eps)
+
+    def angles(self, inverse_frequencies: Tensor) -> Angles:
+        pairs = len(inverse_frequencies)
+        inverse = inverse_frequencies.float().contiguous()
+        self._kept.append(inverse)
+        cos, sin = Array(pairs), Array(pairs)
+        cos.forms["f32"] = sin.forms["f32"] = 0
+        self._note([], [cos, sin], lambda: self._program.angles(
+            inverse=inverse.data_ptr(), pairs=pairs, cos=self._at(cos), sin=self._at(sin)
+        ))  # fmt: skip
+        return Angles(cos, sin)
+
+    def attention(self, qkv: Array, heads: Heads, angles: Angles, cache: Cache) -> Array:
+        q, out = Array(heads.heads * heads.head_dim), Array(heads.heads * heads.head_dim)
+        q.forms["f32"] = out.forms["f32"] = 0
+        norms = [w.address if w is not None else 0 for w in (heads.q_norm, heads.k_norm)]
+        self._note([(qkv, "f32"), (angles.cos, "f32"), (angles.sin, "f32")], [q], lambda: self._program.rope(
+            cache=cache, heads=heads.heads, qkv=self._at(qkv), stride=padded(qkv.width), q_norm=norms[0],
+            k_norm=norms[1], eps=heads.norm_eps, cos=self._at(angles.cos), sin=self._at(angles.sin), q=self._at(q),
+        ))  # fmt: skip
+        self._note([(q, "f32")], [out], lambda: self._program.attention(
+            cache=cache, heads=heads.heads, window=heads.window or 0, q=self._at(q), out=self._at(out),
+            scale=heads.scale, softcap=0.0,
+        ))  # fmt: skip
+        return self._convertible(out, stride=out.width)
+
+    def linear(self, x: Array, weight: Weight, bias: Weight | None) -> Array:
+        assert weight.packed is not None
+        form = self._form(weight.packed)
+        out = Array(weight.packed.rows, of_logits=x.of_logits)
+        out.forms["f32"] = 0
+        x.forms.setdefault(form, 0)
+        self._note([(x, form)], [out], lambda: self._program.gemm(
+            x=self._rows(x, form), w=weight.matrix, bias=bias.address if bias else 0, y=self._at(out),
+            stride=self._stride(out), of_logits=x.of_logits,
+        ))  # fmt: skip
+        return out
+
+    def silu_gated(self, x: Array, gate_up: Weight, bias: Weight | None) -> Array:
+        assert gate_up.packed is not None
+        form = self._form(gate_up.packed)
+        out = Array(gate_up.packed.rows // 2)
+        x.forms.setdefault(form, 0)
+        self._note([(x, form)], [out], lambda: self._program.gated(
+            x=self._rows(x, form), w=gate_up.matrix, bias=bias.address if bias else 0,
+            y=self._rows(out, self._only_form(out)),
+        ))  # fmt: skip
+        return out
+
+    # ----------------------------------------------------------------------------------------- the program
+
+    def lower(self, logits: Array, logits_at: int, stride: int) -> None:
+        """Write the program. `logits`: what forward returned; `logits_at`: where its first row goes.
+
+        `stride`: floats from row to row. Over a team all ranks write their columns into the same rows.
+        """
+        if self._team is not None:
+            self._note([(logits, "f32")], [], self._program.meet_ranks)
+        logits.forms["f32"] = logits_at
+        self._logits, self._logits_stride = logits, stride
+        for i, operation in enumerate(self._operations):
+            for array in operation.writes:
+                if array.first < 0:
+                    array.first = i
+            for array in (*operation.writes, *(a for a, _ in operation.reads)):
+                array.last = i
+        free: dict[int, list[int]] = {}  # size in bytes → addresses
+        for i, operation in enumerate(self._operations):
+            for array in operation.writes:
+                if array.first == i and array is not logits:
+                    self._place(array, free)
+            operation.emit()
+            for array in {a for a, _ in operation.reads} | set(operation.writes):
+                if array.last == i and array is not logits and array.shared_at is None:
+                    for form, address in array.forms.items():
+                        free.setdefault(self._bytes(array, form), []).append(address)
+
+    def _place(self, array: Array, free: dict[int, list[int]]) -> None:
+        if array.shared_at is not None:
+            array.forms = {"f32": self._team.area(self._rank) + array.shared_at}
+            return
+        for form in array.forms:
+            size = self._bytes(array, form)
+            array.forms[form] = free[size].pop() if free.get(size) else self._program.buffer(size)
+
+    def _bytes(self, array: Array, form: Form) -> int:
+        width = padded(array.width)
+        per_row = {"f32": 4 * width, "bf16": 2 * width, "s8": width + 8 * (width // _GROUP)}[form]
+        # Vectors of 16 lanes may reach past the end of the last row.
+        return self._max_tokens * per_row + 256
+
+    def _place_bytes(self, width: int) -> int:
+        """Of one of the two places for sums in a rank's area."""
+        return -(-self._max_tokens * padded(width) * 4 // 4096) * 4096
+
+    def sums_bytes(self, width: int) -> int:
+        """What the sums of arrays of this width take of a rank's area; what lies behind is the caller's."""
+        return 2 * self._place_bytes(width)
+
+    # --------------------------------------------------------------------------------------------- helpers
+
+    def _note(self, reads: list[tuple[Array, Form]], writes: list[Array], emit: Callable[[], None]) -> None:
+        self._operations.append(_Operation(tuple(reads), tuple(writes), emit))
+
+    def _norm(
+        self,
+        deltas: list[Array],
+        total: Array,
+        written: Array | None,
+        weight: Weight,
+        eps: float,
+        *,
+        fresh: bool = False,
+    ) -> Array:
+        """`total`: what deltas are added to (nothing, if `fresh`); `written`: where the sum stays, None: nowhere."""
+        out = Array(total.width, of_logits=written is None)
+        total.forms.setdefault("f32", 0)
+
+        def emit() -> None:
+            addresses = [a for x in deltas for a in self._parts(x)]
+            self._program.norm(
+                deltas=addresses, residual=self._at(total), weight=weight.address, size=total.width, eps=eps,
+                out=[self._rows(out, form) for form in out.forms], gather=written is None, fresh=fresh,
+            )  # fmt: skip
+
+        reads: list[tuple[Array, Form]] = [(x, "f32") for x in deltas] + ([] if fresh else [(total, "f32")])
+        self._note(reads, [out] if written is None else [out, written], emit)
+        return out
+
+    def _parts(self, x: Array) -> list[int]:
+        if x.shared_at is None:
+            return [self._at(x)]
+        return [self._team.area(rank) + x.shared_at for rank in range(self._size)]
+
+    def _convertible(self, x: Array, stride: int) -> Array:
+        """x in whatever form is asked for later, without padding between its rows so far."""
+        out = Array(x.width)
+        self._note([(x, "f32")], [out], lambda: self._program.convert(
+            source=self._at(x), stride=stride, size=x.width, out=self._rows(out, self._only_form(out))
+        ))  # fmt: skip
+        return out
+
+    def _form(self, packed: PackedMatrix) -> Form:
+        """What a matrix is multiplied by."""
+        wanted = self._activations
+        if packed.kind in ("f16", "f32"):
+            return "f32"  # nothing else would keep their precision
+        if packed.kind == "bf16":
+            fast = wanted in ("auto", "int8") and self._isa.fast_bf16
+            return "bf16" if fast or wanted == "bfloat16" else "f32"
+        if wanted == "auto":
+            return "s8" if self._isa.fast_s8 else "f32"
+        forms: dict[str, Form] = {"int8": "s8", "bfloat16": "bf16", "float32": "f32"}
+        return forms[wanted]
+
+    def _only_form(self, x: Array) -> Form:
+        (form,) = x.forms
+        return form
+
+    def _at(self, x: Array) -> int:
+        return x.forms["f32"]
+
+    def _stride(self, x: Array) -> int:
+        return self._logits_stride if x is self._logits else padded(x.width)
+
+    def _rows(self, x: Array, form: Form) -> Any:
+        at, width = x.forms[form], padded(x.width)
+        if form != "s8":
+            return self._kernels.rows(form, width, at)
+        scale = at + self._max_tokens * width
+        return self._kernels.rows(form, width, at, scale, scale + 4 * self._max_tokens * (width // _GROUP))
+
+    def _pause(self, x: Array) -> None:
+        self._program.pause()
+        self.sums.append(Sum(self._at(x), padded(x.width)))

@@ -1,0 +1,81 @@
+"""Model shapes, and what computing with one costs by its formulas: operations and bytes per token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import random_checkpoint
+
+TINY = random_checkpoint.SHAPES["qwen2.5-0.5b"] | {
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "vocab_size": 8192,
+    "eos_token_id": 8191,
+}
+
+SHAPES: dict[str, dict] = {**random_checkpoint.SHAPES, "tiny": TINY}
+"""`tiny` is for trying the script, not for judging an engine."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A weight format that several engines have in common, with the name each has for it (None: it has none)."""
+
+    name: str
+    label: str
+    build: tuple[str, ...] | None  # flags of `llmserve build`
+    gguf: str | None
+    openvino: str | None
+
+
+FORMATS = {
+    f.name: f
+    for f in (
+        Format("int8", "int8", ("--quant", "int8"), "Q8_0", "int8"),
+        Format("int4", "int4 in groups of 32, head int8", ("--quant", "int4", "--group-size", "32"), "Q4_0", "int4"),
+        Format(
+            "int4-pure",
+            "int4 in groups of 32, head too",
+            ("--quant", "int4", "--group-size", "32", "--head-quant", "int4"),
+            "Q4_0-pure",
+            None,
+        ),
+        Format("bf16", "bfloat16", ("--quant", "none"), "BF16", None),
+    )
+}
+
+BYTES_PER_WEIGHT: dict[str, dict[str, tuple[float, float]]] = {
+    "llmserve": {"int8": (1, 1), "int4": (0.5 + 2 / 32, 1), "int4-pure": (0.5 + 2 / 32, 0.5 + 2 / 32), "bf16": (2, 2)},
+    "llama.cpp": {
+        "int8": (34 / 32, 34 / 32),
+        "int4": (18 / 32, 34 / 32),
+        "int4-pure": (18 / 32, 18 / 32),
+        "bf16": (2, 2),
+    },
+    "openvino": {"int8": (1, 1), "int4": (0.5 + 2.5 / 32, 1)},
+}
+"""Of the layers' matrices and of the head; scales of groups included, those of whole rows left out."""
+
+
+def layer_weights(shape: dict) -> int:
+    """Weights of all layers' matrices, without the embedding table and the head."""
+    hidden, inner = shape["hidden_size"], shape["intermediate_size"]
+    kv = hidden // shape["num_attention_heads"] * shape["num_key_value_heads"]
+    return shape["num_hidden_layers"] * (2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * inner)
+
+
+def head_weights(shape: dict) -> int:
+    return shape["vocab_size"] * shape["hidden_size"]
+
+
+def operations_per_prompt_token(shape: dict) -> int:
+    """A multiplication and an addition per weight of the layers; without head and attention."""
+    return 2 * layer_weights(shape)
+
+
+def bytes_per_decoded_token(shape: dict, engine: str, format_name: str) -> float:
+    """Bytes of weights that decoding one token for one sequence reads; without the KV cache."""
+    layers, head = BYTES_PER_WEIGHT[engine][format_name]
+    return layer_weights(shape) * layers + head_weights(shape) * head

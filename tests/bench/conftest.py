@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Build, build
+
+__all__ = ["build"]  # a fixture is found by being here
+
+
+@pytest.fixture(scope="session")
+def demo_engine(build: Build) -> Path:
+    """The embedded demo on one rank: it can run in this process, too. Its context is 1024 tokens."""
+    return build("demo", "--quant", "int8", "--dtype", "float32")

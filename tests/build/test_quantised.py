@@ -1,0 +1,73 @@
+"""Shard first, then quantise: what an engine computes with is what each rank's own share was rounded to."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from llmserve.ops.packed import unpack
+from llmserve.quant import make_scheme
+from tests.forward import Forward, deviation
+from tests.thread_ranks import run_ranks
+from tests.tiny import build, tiny_checkpoint
+
+PROMPT, STEPS = list(range(20, 45)), [5, 3, 8]
+GROUP = 32
+
+
+def rounded(name: str, weight: Tensor, quant: str, ranks: int) -> Tensor:
+    """A checkpoint's matrix after quantisation of the ranks' shares of it."""
+    if weight.ndim == 1 or "embed_tokens" in name:
+        return weight  # vectors and the table are not quantised
+    scheme = make_scheme("int8" if "lm_head" in name else quant, GROUP, torch.float32)
+    cut_by_inputs = any(part in name for part in ("o_proj", "down_proj"))
+    shares = weight.chunk(ranks, dim=1 if cut_by_inputs else 0)
+    stored = [unpack(scheme.matrix(scheme.pack(share), *share.shape)) for share in shares]
+    return torch.cat(stored, dim=1 if cut_by_inputs else 0)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("quant", ["int8", "int4"])
+def test_a_quantised_engine_computes_with_its_ranks_rounded_shares(tmp_path: Path, quant: str, ranks: int) -> None:
+    checkpoint = tiny_checkpoint(tmp_path / "checkpoint", attention_bias=True, head_dim=32).folder
+    config = {"group_size": GROUP} if quant == "int4" else {}
+    quantised = build(checkpoint, tmp_path / "quantised", quant=quant, tp_size=ranks, **config)
+
+    copy = tmp_path / "rounded"
+    shutil.copytree(checkpoint, copy)
+    weights = load_file(checkpoint / "model.safetensors")
+    save_file({n: rounded(n, w, quant, ranks).contiguous() for n, w in weights.items()}, copy / "model.safetensors")
+    expected = Forward(build(copy, tmp_path / "plain")).prefill_and_steps(PROMPT, STEPS)
+
+    for config in ({"activations": "float32"}, {"kernels": "reference"}):
+        got = run_ranks(ranks, lambda comm, c=config: Forward(quantised, comm, **c).prefill_and_steps(PROMPT, STEPS))
+        assert deviation(got[0], expected) < 1e-4, config
+    original = Forward(build(checkpoint, tmp_path / "original")).prefill_and_steps(PROMPT, STEPS)
+    assert deviation(got[0], original) > 1e-3  # or there was no rounding to get right
+
+
+def test_a_tied_head_is_quantised_though_the_table_is_not(tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint(tmp_path / "checkpoint", tie=True).folder
+    shard = load_file(build(checkpoint, tmp_path / "engine", quant="int8") / "rank0.safetensors")
+    table = load_file(checkpoint / "model.safetensors")["model.embed_tokens.weight"]
+    assert torch.equal(shard["embedding.weight"], table)
+    scale = shard["head.scale"].flatten()[: len(table), None]
+    stored = {name: shard[f"head.{name}"] for name in ("weight", "scale")}
+    head = unpack(make_scheme("int8", None, torch.float32).matrix(stored, *table.shape))
+    assert ((head - table).abs() <= scale * 0.50001).all()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_sixteen_bit_engines_stay_near_float32(tmp_path: Path, dtype: str) -> None:
+    checkpoint = tiny_checkpoint(tmp_path / "checkpoint", attention_bias=True, mlp_bias=True).folder
+    exact = Forward(build(checkpoint, tmp_path / "exact")).prefill_and_steps(PROMPT, STEPS)
+    for quant in ("none", "int8"):
+        engine = build(checkpoint, tmp_path / quant, quant=quant, dtype=dtype)
+        got = Forward(engine).prefill_and_steps(PROMPT, STEPS)
+        assert got.dtype == torch.float32
+        assert float((got - exact).square().mean().sqrt() / exact.std()) < 0.1
