@@ -43,4 +43,5 @@ preload=$("${CXX:-g++}" -print-file-name=libasan.so):$("${CXX:-g++}" -print-file
 export PYTHONPATH=$build${PYTHONPATH:+:$PYTHONPATH}
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
 [ $# -gt 0 ] || set -- tests/numerics/test_kernel_*.py tests/numerics/test_sampling_kernel.py tests/comm/test_team.py
-exec env LD_PRELOAD="$preload" python -m pytest "$@"
+# --capture=sys: a sanitizer reports to the process's own stderr and ends it.
+exec env LD_PRELOAD="$preload" python -m pytest --capture=sys "$@"

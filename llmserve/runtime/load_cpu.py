@@ -48,8 +48,8 @@ def load_cpu(
         raise ConfigError(f"--block-size {config.block_size} is not a multiple of {TILE}, as the CPU kernels need it.")
     if shape.head_dim > MAX_HEAD_DIM:
         raise ConfigError(
-            f"the model's heads have {shape.head_dim} dimensions, more than the {MAX_HEAD_DIM} of the CPU kernels; start "
-            "with --kernels reference."
+            f"the model's heads have {shape.head_dim} dimensions, more than the {MAX_HEAD_DIM} of the CPU kernels; "
+            "start with --kernels reference."
         )
     kind = kv_kind(config, layout.dtype)
     block = kernels.kv_block_bytes(KINDS[kind], config.block_size, kv_heads, shape.head_dim)
@@ -69,7 +69,7 @@ def load_cpu(
     recorder = Recorder(program, isa, config.activations, most, team, comm.rank, comm.size)
     take_shard(engine, model, comm.rank, recorder)
 
-    base = program.buffer(kv.num_blocks * kv.block_bytes + 64)
+    base = program.buffer(kv.num_blocks * kv.block_bytes + 64, huge=True)
     base += -base % 64
     caches = [
         kernels.kv_cache(

@@ -13,7 +13,7 @@ from llmserve.ops.batch import Batch, Span
 from llmserve.ops.packed import padded
 from llmserve.ops.reference import attend, rms_norm, rotate, write_kv
 from llmserve.scheduler.plan import Chunk
-from tests.numerics.kernel_program import at, generator, kernels, padded_vector, pool, words
+from tests.numerics.kernel_program import at, generator, inverse_scale, kernels, padded_vector, pool, words
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def whole(layer: Layer, isa: str, x: Tensor) -> Tensor:
 def quantised(x: Tensor) -> Tensor:
     """As a cache of bytes keeps it: one scale for each head's key or value."""
     largest = x.abs().amax(-1, keepdim=True)
-    return (x * (127 / largest)).round() * (largest / 127)
+    return (x * inverse_scale(largest)).round() * (largest / 127)
 
 
 def reference(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,7 +129,8 @@ def reference(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
     if heads.q_norm is not None:
         q, k = rms_norm(q, heads.q_norm, Player.EPS), rms_norm(k, heads.k_norm, Player.EPS)
     angles = torch.arange(n)[:, None].float() * layer.inverse
-    q, k = rotate(q, angles.cos(), angles.sin()), rotate(k, angles.cos(), angles.sin())
+    cos, sin = angles.double().cos().float(), angles.double().sin().float()  # to the last bit, as K will be rounded
+    q, k = rotate(q, cos, sin), rotate(k, cos, sin)
     if layer.kind == "s8":
         k, v = quantised(k), quantised(v)
     if layer.kind == "bf16":
@@ -151,6 +152,8 @@ def close(layer: Layer, got: Tensor, x: Tensor) -> bool:
     """To what the kind of the cache allows: fp32 sums; weights rounded to bf16; queries and weights of 16 bits."""
     right, size = reference(layer, x)
     loss = {"f32": 1e-5, "bf16": 2**-8, "s8": 1e-3}[layer.kind]
-    # A rounding of K that falls the other way is a step of 1/127 of one score in thousands.
-    slack = {"f32": 1e-6, "bf16": 1e-3, "s8": 2e-3}[layer.kind] * float(size.max())
+    slack = {"f32": 1e-6, "bf16": 1e-5, "s8": 3e-4}[layer.kind] * float(size.max())
+    if layer.normed and layer.kind != "f32":
+        # The norm may differ in the last bit, and then a number of K be rounded the other way: a step in one score.
+        slack += {"bf16": 2**-8, "s8": 1 / 127}[layer.kind] * 16 * layer.scale * float(size.max())
     return bool(((got - right).abs() <= loss * size + slack).all())

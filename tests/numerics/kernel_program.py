@@ -132,6 +132,11 @@ def new_rows(kind: str, tokens: int, width: int) -> Rows:
     )
 
 
+def inverse_scale(largest: Tensor) -> Tensor:
+    """127 / largest, rounded once: with a number on the left, torch multiplies by a reciprocal instead."""
+    return torch.full_like(largest, 127).div(largest)
+
+
 def expected_rows(kind: str, x: Tensor) -> Rows:
     """x [T, width] fp32 in another form, by the definition in csrc/matrix.hpp."""
     wide = torch.nn.functional.pad(x, (0, padded(x.shape[1]) - x.shape[1]))
@@ -139,7 +144,7 @@ def expected_rows(kind: str, x: Tensor) -> Rows:
         return Rows(kind, wide.to({"bf16": torch.bfloat16, "f32": torch.float32}[kind]))
     groups = wide.unflatten(1, (-1, GROUP))
     largest = groups.abs().amax(-1)
-    inverse = torch.where(largest > 0, 127 / largest, 0)
+    inverse = torch.where(largest > 0, inverse_scale(largest), 0)
     q = (groups * inverse[:, :, None]).round()
     return Rows(kind, q.flatten(1).to(torch.int8), largest / 127, (-8 * q.sum(-1)).to(torch.int32))
 

@@ -1,9 +1,9 @@
 """`Ops` as a recorder: what a model calls becomes a program, with a place in memory for every array.
 
 A model's forward runs once, at load. Each call notes an operation and returns the array that will hold its result.
-When all is noted, `lower` knows who reads what, in which form (fp32, bf16, or int8 with scales) and for how long: arrays that
-are never needed at the same time share memory, norms and gates write the form that the next matrix wants, and a matrix
-multiplication finds its input quantised already.
+When all is noted, `lower` knows who reads what, in which form (fp32, bf16, or int8 with scales) and for how long:
+arrays that are never needed at the same time share memory, norms and gates write the form that the next matrix wants,
+and a matrix multiplication finds its input quantised already.
 
 Several ranks of one host add up their parts in shared memory (`team`): each writes its own, all meet, and the next norm
 reads everybody's. Over several hosts the program pauses and its caller adds up.

@@ -144,7 +144,8 @@ void bind_program(nb::module_& m) {
                                std::move(team));
         }, "pool"_a, "instruction_set"_a, nb::kw_only(), "max_tokens"_a, "rows"_a, "columns"_a, "num_blocks"_a,
            "block_size"_a, "vocab_size"_a, "team"_a.none() = nb::none())
-        .def("buffer", [](Program& p, size_t bytes) { return (uintptr_t)p.buffer(bytes); })
+        .def("buffer", [](Program& p, size_t bytes, bool huge) { return (uintptr_t)p.buffer(bytes, huge); }, "bytes"_a,
+             "huge"_a = false)
         .def("embedding", [](Program& p, const Matrix& table, bool by_row, int64_t first, int64_t count, int64_t size,
                              uintptr_t out, int64_t cols) {
             p.embedding({table, by_row, first, count, size, (float*)out, cols});

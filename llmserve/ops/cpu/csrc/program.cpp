@@ -48,9 +48,11 @@ Program::Program(std::shared_ptr<Pool> pool, const Kernels& kernels, const Limit
     step_.batch = {};
 }
 
-uint8_t* Program::buffer(size_t bytes) {
+uint8_t* Program::buffer(size_t bytes, bool huge) {
     buffers_.emplace_back();
-    return buffers_.back().reserve(bytes);
+    uint8_t* memory = buffers_.back().reserve(bytes);
+    if (huge) madvise(memory, bytes, MADV_HUGEPAGE);  // no is an answer: it is as right without
+    return memory;
 }
 
 void Program::embedding(const EmbeddingArgs& a) { instructions_.push_back(std::make_unique<Embedding>(a, kernels_)); }

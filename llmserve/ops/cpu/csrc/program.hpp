@@ -66,8 +66,9 @@ class Program {
   public:
     Program(std::shared_ptr<Pool> pool, const Kernels& kernels, const Limits& limits, std::shared_ptr<Team> team);
 
-    // A buffer that lives as long as the program.
-    uint8_t* buffer(size_t bytes);
+    // A buffer that lives as long as the program. `huge`: on huge pages if the system has them, for what is read from end
+    // to end; its memory then counts as used in steps of 2 MB.
+    uint8_t* buffer(size_t bytes, bool huge);
 
     void embedding(const EmbeddingArgs& args);
     void angles(const AngleArgs& args);

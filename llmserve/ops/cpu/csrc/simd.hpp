@@ -378,7 +378,9 @@ SIMD F exp(F x) {
 
 SIMD F silu(F x) { return x / (splat(1.0f) + exp(min(splat(0.0f) - x, splat(88.0f)))); }
 
-SIMD void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+// Into the core's own cache: the first level for what comes within a microsecond, the second for what comes later.
+SIMD void prefetch_soon(const void* p) { __builtin_prefetch(p, 0, 3); }
+SIMD void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 }  // namespace LLMSERVE_ISA
 }  // namespace llmserve
