@@ -18,14 +18,16 @@ MAX_TOKENS = 200  # more than the longest answer has
 Messages = list[dict[str, str]]
 
 
-def answers(checkpoint: Path, conversations: list[Messages], quant: str, dtype: str = "auto") -> list[str]:
+def answers(
+    checkpoint: Path, conversations: list[Messages], quant: str, dtype: str = "auto", activations: str = "auto"
+) -> list[str]:
     """An engine's greedy answers, one per conversation. The only function here that knows llmserve.
 
     `quant` is a scheme, for int4 also with its group size: "none", "int8", "int4", "int4:32".
     """
     from llmserve.checkpoint.build import build_engine
     from llmserve.checkpoint.source import Checkpoint
-    from llmserve.config import BuildConfig, Manifest
+    from llmserve.config import BuildConfig, EngineConfig, Manifest
     from llmserve.engine.offline import OfflineEngine
     from llmserve.request import Request, SamplingParams
     from llmserve.tokenizer import Tokenizer
@@ -40,7 +42,7 @@ def answers(checkpoint: Path, conversations: list[Messages], quant: str, dtype: 
         sampling = SamplingParams(max_tokens=MAX_TOKENS, temperature=0, stop_token_ids=stops)
         prompts = [tokenizer.encode(tokenizer.chat_template.render(c), add_special_tokens=False) for c in conversations]
         requests = [Request(index, tuple(prompt), sampling) for index, prompt in enumerate(prompts)]
-        tokens = OfflineEngine(engine).tokens(requests)
+        tokens = OfflineEngine(engine, EngineConfig(activations=activations)).tokens(requests)
     return [tokenizer.decode(tokens[index]) for index in range(len(requests))]
 
 
@@ -84,6 +86,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=REPOSITORY / "llmserve" / "demo")
     parser.add_argument("--quant", nargs="+", default=["none", "int8", "int4"], help="also int4:32, int4:64, int4:128")
     parser.add_argument("--dtype", default="auto", help="of activations and unquantised weights")
+    parser.add_argument("--activations", default="auto", help="int8, bfloat16, float32: what weights are multiplied by")
     parser.add_argument("--limit", type=int, help="at most this many items of each task")
     parser.add_argument("--json", type=Path, help="also write the table, and every wrong answer, to this file")
     options = parser.parse_args()
@@ -92,7 +95,7 @@ def main() -> None:
     conversations = [conversation(dialogue) for dialogue in dialogues]
     results, wrong = {}, {}
     for quant in options.quant:
-        replies = answers(options.checkpoint, conversations, quant, options.dtype)
+        replies = answers(options.checkpoint, conversations, quant, options.dtype, options.activations)
         results[quant] = accuracy(dialogues, replies)
         wrong[quant] = [
             {"task": dialogue.task, "turns": dialogue.turns, "answer": reply}

@@ -1,5 +1,5 @@
 # Sourced by demo.sh and test.sh: makes .venv with Python 3.10+, and puts llmserve with the given extra into it.
-# Nothing is done a second time while pyproject.toml stays as it is.
+# Nothing is done a second time while pyproject.toml and the CPU kernels stay as they are.
 #
 #   PYTHON=python3.12            which Python makes the environment
 #   LLMSERVE_TORCH_INDEX=URL     a package index to take torch from, e.g. PyTorch's own index of CPU builds
@@ -21,7 +21,7 @@ setup() {
         }
     fi
     stamp=.venv/installed-$extra
-    wanted=$(cksum < pyproject.toml)
+    wanted=$(find pyproject.toml llmserve/ops/cpu -type f ! -name '*.pyc' | LC_ALL=C sort | xargs cat | cksum)
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
         # Asked for by version and before the rest, so that a build already at hand is taken and nothing replaces it.
         if ! .venv/bin/python -c 'import torch' 2>/dev/null; then
@@ -29,7 +29,7 @@ setup() {
             .venv/bin/pip install -q --disable-pip-version-check \
                 ${LLMSERVE_TORCH_INDEX:+--index-url "$LLMSERVE_TORCH_INDEX"} torch==2.13.0
         fi
-        echo "setup: installing llmserve[$extra]"
+        echo "setup: installing llmserve[$extra] and compiling its CPU kernels (a minute)"
         .venv/bin/pip install -q --disable-pip-version-check -e ".[$extra]"
         echo "$wanted" > "$stamp"
     fi
