@@ -102,7 +102,7 @@ class EngineConfig(Frozen):
     model_config = ConfigDict(strict=True)
 
     max_num_seqs: int = Field(default=64, ge=1, le=4096)
-    max_num_batched_tokens: int = Field(default=1024, ge=1)
+    max_num_batched_tokens: int = Field(default=1024, ge=1, le=1 << 20)
     max_model_len: int | None = Field(default=None, ge=2)  # None: the model's, or what the KV cache holds
     block_size: int = Field(default=16, ge=1, le=1024)
     kv_cache_dtype: KVCacheDType = "auto"  # auto: float32 in a float32 engine, else bfloat16
@@ -155,6 +155,17 @@ class Manifest(Frozen):
     tokenizer_sha256: str | None  # None: the checkpoint had no tokenizer; only token ids can be served
     source_fingerprint: str  # of the checkpoint's config and tensor headers
     files: dict[str, FileRecord]
+
+    def stored_as(self) -> list[tuple[str, str]]:
+        """What an engine's numbers are kept in, as rows of a table for people."""
+
+        def told(quant: Quant) -> str:
+            groups = f", groups of {self.group_size}" if quant == "int4" else ""
+            return self.dtype if quant == "none" else quant + groups
+
+        embedding = ", the embedding beside its tied head too" if self.model.tie_embeddings else ""
+        rest = self.dtype + (embedding if self.head_quant != "none" else "")
+        return [("layers in", told(self.quant)), ("LM head in", told(self.head_quant)), ("the rest in", rest)]
 
     @staticmethod
     def read(engine: Path) -> Manifest:

@@ -28,20 +28,23 @@ def _summary(engine: EngineDir) -> Table:
     m = engine.manifest
     model = m.model
     windows = sorted({w for w in model.sliding_windows if w is not None})
+    kv_dtype = "float32" if m.dtype == "float32" else "bfloat16"
     kv_token = 2 * model.num_layers * model.num_kv_heads * model.head_dim * {"float32": 4}.get(m.dtype, 2)
     table = Table(title=str(engine.path), show_header=False, title_justify="left")
     for key, value in (
         ("model", f"{m.model_name} ({model.family})"),
         ("executor", f"{m.executor}, {m.device}, tp_size {m.tp_size}"),
-        ("quantisation", m.quant if m.group_size is None else f"{m.quant}, groups of {m.group_size}"),
-        ("dtype", m.dtype),
+        *m.stored_as(),
         ("layers", f"{model.num_layers} × hidden {model.hidden_size}, MLP {model.intermediate_size}"),
         ("attention", f"{model.num_heads} heads, {model.num_kv_heads} KV heads of {model.head_dim}"),
         ("sliding window", ", ".join(map(str, windows)) or "none"),
         ("rope", f"{model.rope.kind}, theta {model.rope.theta:g}"),
         ("vocabulary", f"{model.vocab_size} tokens, head {'tied' if model.tie_embeddings else 'of its own'}"),
         ("model length", f"{model.max_position} tokens"),
-        ("KV cache", f"{readable_bytes(kv_token)} per token, over all ranks"),
+        (
+            "KV cache",
+            f"{readable_bytes(kv_token)} per token, over all ranks, in {kv_dtype}",
+        ),
         ("stop tokens", ", ".join(map(str, m.generation.eos_token_ids)) or "none"),
         ("built by", f"llmserve {m.llmserve_version}, format {m.format}"),
         ("source", m.source_fingerprint[:16]),

@@ -69,7 +69,7 @@ async def open_session(engine: Path, config: EngineConfig) -> AsyncIterator[Sess
     if manifest.tokenizer_sha256 is None:
         raise EngineDirError(f"{engine} has no tokenizer, so it has no text; serve it and send token ids.")
     with private_endpoint() as endpoint:
-        async with EngineClient(endpoint) as client, EngineGroup(engine, config, endpoint, "ERROR") as group:
+        async with EngineClient(endpoint) as client, EngineGroup(engine, config, endpoint, "WARNING") as group:
             if sys.stderr.isatty():
                 print(f"loading {engine} …", file=sys.stderr)
             watch = asyncio.create_task(_report_end(group, client))

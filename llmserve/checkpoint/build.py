@@ -235,12 +235,11 @@ def _check_tokenizer(checkpoint: Checkpoint) -> None:
 def describe(report: BuildReport) -> list[tuple[str, str]]:
     """The closing table's rows."""
     m = report.manifest
-    scheme = m.quant if m.group_size is None else f"{m.quant}, groups of {m.group_size}"
     ratio = report.engine_bytes / report.source_bytes
     rows = [
         ("model", f"{m.model_name} ({m.model.family})"),
         ("weights", f"{report.num_weights / 1e6:,.1f} M"),
-        ("quantisation", f"{scheme}, activations {m.dtype}"),
+        *m.stored_as(),
         ("ranks", f"{m.tp_size} × {m.device}"),
         ("before", readable_bytes(report.source_bytes)),
         ("after", f"{readable_bytes(report.engine_bytes)} ({ratio:.0%}), {report.bits_per_weight:.2f} bits per weight"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -45,13 +46,20 @@ class EngineGroup:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._process is not None
+        if self._process.returncode is not None:
+            return
         try:
             # Left in order, they were told to stop and are about to end; else there is nothing to wait for.
             await asyncio.wait_for(self._process.wait(), STOP_PATIENCE if kind is None else 0)
         except asyncio.TimeoutError:
-            os.killpg(self._process.pid, signal.SIGTERM)  # mpirun kills its ranks, which have sessions of their own
+            self._signal(signal.SIGTERM)  # mpirun kills its ranks, which have sessions of their own
             try:
                 await asyncio.wait_for(self._process.wait(), STOP_PATIENCE)
             except asyncio.TimeoutError:
-                os.killpg(self._process.pid, signal.SIGKILL)
+                self._signal(signal.SIGKILL)
                 await self._process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.killpg(self._process.pid, number)

@@ -92,7 +92,8 @@ class ReferenceOps:
         return torch.cat([attend(q, cache, self._batch, s, heads.scale, heads.window) for s in spans]).flatten(1)
 
     def linear(self, x: Tensor, weight: Matrix, bias: Tensor | None) -> Tensor:
-        return F.linear(x, weight.dense(x.dtype), bias)
+        used = x[:, : weight.q.shape[1]]  # a gate's outputs are padded to whole panels
+        return F.linear(used, weight.dense(x.dtype), bias)
 
     def silu_gated(self, x: Tensor, gate_up: Matrix, bias: Tensor | None) -> Tensor:
         gate, up = self.linear(x, gate_up, bias).chunk(2, dim=-1)

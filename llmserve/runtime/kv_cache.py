@@ -68,13 +68,13 @@ def plan_kv_cache(config: EngineConfig, model: ModelConfig, kind: KVKind, tp_siz
     return KVPlan(kind, num_blocks, size, block_bytes, min(longest, tokens))
 
 
-def check_memory(plan: KVPlan) -> None:
-    """ConfigError where this host's memory cannot hold a rank's cache. Its pages are taken as they are used."""
+def check_memory(plan: KVPlan, ranks: int) -> None:
+    """ConfigError where memory cannot hold the caches of this host's `ranks`. Pages are taken as they are used."""
     needed = plan.num_blocks * plan.block_bytes
-    if needed > (free := available_memory()):
+    if ranks * needed > (free := available_memory()):
         raise ConfigError(
-            f"the KV cache needs {needed / 2**30:.1f} GiB per rank but only {free / 2**30:.1f} GiB of memory are free; "
-            "lower --kv-cache-memory, --max-num-seqs or --max-model-len."
+            f"the KV cache needs {needed / 2**30:.1f} GiB per rank but only {free / 2**30:.1f} GiB of memory are free "
+            f"for {ranks}; lower --kv-cache-memory, --max-num-seqs or --max-model-len."
         )
 
 

@@ -69,7 +69,6 @@ def choose_instruction_set(wanted: str, device: torch.device) -> InstructionSet 
             raise ConfigError(
                 f"--kernels {wanted}: the CPU kernels are not installed ({e}); see `llmserve doctor`."
             ) from None
-        log.warning("the CPU kernels are not installed (%s): running on the slow reference operations", e)
         return None
     named = {found.name: found for found in sets}
     if wanted != "auto" and wanted not in named:
@@ -91,7 +90,13 @@ def load_runner(
         return _load_reference(engine, config, comm, device, layout, model, heads_here)
     from llmserve.runtime.load_cpu import load_cpu
 
-    return load_cpu(engine, config, comm, layout, model, heads_here, isa, cores or [])
+    try:
+        return load_cpu(engine, config, comm, layout, model, heads_here, isa, cores or [])
+    except MemoryError:
+        raise ConfigError(
+            "the system does not give this process the memory it asks for; lower --kv-cache-memory or "
+            "--max-num-batched-tokens, or raise the limit (ulimit -v)."
+        ) from None
 
 
 def take_shard(engine: EngineDir, model: Decoder, rank: int, ops: Ops) -> None:
@@ -119,9 +124,13 @@ def _load_reference(
     kv_heads: int,
 ) -> Loaded:
     kind = kv_kind(config, layout.dtype)
+    missing = device.type == "cpu" and config.kernels == "auto"
     if kind == "int8" or config.activations not in ("auto", "float32"):
         flag = "--kv-cache-dtype int8" if kind == "int8" else f"--activations {config.activations}"
-        raise ConfigError(f"{flag} is for the CPU kernels; the reference operations do not know it.")
+        why = "which are not installed; see `llmserve doctor`" if missing else "not for the reference operations"
+        raise ConfigError(f"{flag} is for the CPU kernels, {why}.")
+    if missing and comm.rank == 0:
+        log.warning("the CPU kernels are not installed: running on slow reference operations; see `llmserve doctor`")
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[kind]
     shape = model.config
     layer_bytes = 2 * config.block_size * kv_heads * shape.head_dim * dtype.itemsize
@@ -129,7 +138,7 @@ def _load_reference(
     ops = ReferenceOps(device, comm.all_reduce)
     take_shard(engine, model, comm.rank, ops)
     if device.type == "cpu":
-        check_memory(kv)
+        check_memory(kv, ranks=1)
     cache = torch.empty(
         (shape.num_layers, 2, kv.num_blocks, kv.block_size, kv_heads, shape.head_dim), dtype=dtype, device=device
     )

@@ -57,12 +57,11 @@ def load_cpu(
 
     most = max(config.max_num_batched_tokens, config.max_num_seqs)
     team = _team(kernels, comm, shape.hidden_size, model.head.weight.num_rows, most)
-    check_memory(kv)  # after the ranks have talked, for it may fail on one of them alone
+    check_memory(kv, comm.size if team else 1)  # after the ranks have talked, for it may fail on one of them alone
     # Threads of torch would only be in the way: what it is still asked to do is small.
     torch.set_num_threads(1)
-    distinct = cores if len(set(cores)) == len(cores) else []
     program = kernels.Program(
-        kernels.Pool(distinct, max(1, len(cores))), isa.name, max_tokens=most, rows=config.max_num_seqs,
+        _pool(kernels, cores), isa.name, max_tokens=most, rows=config.max_num_seqs,
         columns=-(-kv.max_model_len // kv.block_size), num_blocks=kv.num_blocks, block_size=kv.block_size,
         vocab_size=shape.vocab_size, team=team,
     )  # fmt: skip
@@ -93,6 +92,14 @@ def load_cpu(
     sampler = CpuSampler(isa.name)
     announce(comm, recorder, sampler, kv)
     return Loaded(runner, sampler, kv)
+
+
+def _pool(kernels: Any, cores: list[int]) -> Any:
+    """A thread for each of `cores`, bound to it unless several are to share one."""
+    try:
+        return kernels.Pool(cores if len(set(cores)) == len(cores) else [], max(1, len(cores)))
+    except RuntimeError as e:
+        raise ConfigError(f"{e}; lower --threads.") from None
 
 
 def _team(kernels: Any, comm: Comm, hidden_size: int, vocab_share: int, max_tokens: int) -> Any | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -142,6 +143,8 @@ class _Front:
             logger.exception("Starting the engine failed")
             self._client.engine_died("The engine could not be started; the log says why.")
             return
+        if code < 0 or code > 128:  # nothing that died so could log it itself
+            logger.error("the engine was ended by %s", _signal_told(code))
         if not self._client.ended.is_set():
             await self._client.settle()
             self._client.engine_died(f"The engine ended with exit code {code}; its log says why.")
@@ -185,3 +188,17 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+def _signal_told(code: int) -> str:
+    """The signal that an exit code stands for, as the system (-n) or a shell (128 + n) writes it; its usual cause."""
+    causes = {
+        signal.SIGBUS: "a file of the engine was changed while it was served",
+        signal.SIGKILL: "by hand, or by the system for want of memory",
+    }
+    number = -code if code < 0 else code - 128
+    try:
+        name = signal.Signals(number)
+    except ValueError:
+        return f"signal {number}"
+    return name.name + (f" ({causes[name]})" if name in causes else "")

@@ -15,11 +15,15 @@ UNITS = {"read": "GB/s", "int8": "GOP/s", "bf16": "GFLOP/s"}
 READ_BYTES = 512 << 20
 
 
+# Before any pool of threads binds this one to a core of its own.
+CORES = sorted(os.sched_getaffinity(0))
+
+
 def measure(threads: int) -> dict[str, float]:
     """`read`, `int8` and `bf16` on all threads, and with a `_1` on one: bytes or operations per second."""
     from llmserve.ops.cpu.ceilings import peak, read_bandwidth
 
-    cores = sorted(os.sched_getaffinity(0))[:threads]
+    cores = CORES[:threads]
     values: dict[str, float] = {}
     for on, suffix in ((cores[:1], "_1"), (cores, "")):
         values["read" + suffix] = read_bandwidth(on, READ_BYTES)

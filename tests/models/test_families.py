@@ -29,6 +29,7 @@ CASES: dict[str, dict[str, Any]] = {
     "llama, one KV head": {"num_key_value_heads": 1},
     "llama, attention biases": {"attention_bias": True},
     "llama, MLP biases": {"mlp_bias": True},
+    "llama, an MLP that ends within a panel": {"intermediate_size": 36, "mlp_bias": True},
     "llama, tied": {"tie": True},
     "llama, wide heads": {"head_dim": 32},
     "llama, rope theta": {"rope_theta": 500000.0},

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from llmserve.ops import Cache, Heads
 from llmserve.ops.cpu import InstructionSet, load_kernels
-from llmserve.ops.packed import PackedMatrix, padded
+from llmserve.ops.packed import Kind, PackedMatrix, padded
 
 Form = Literal["f32", "bf16", "s8"]
 Activations = Literal["auto", "int8", "bfloat16", "float32"]
@@ -91,7 +91,6 @@ class Recorder:
         size: int,
     ) -> None:
         """`program`: kernels.Program, empty. `team`: kernels.Team, or None where ranks do not share memory."""
-        self.name = f"CPU kernels ({isa.name}, activations {activations})"
         self.sums: list[Sum] = []
         """One for each pause of the program, in order."""
         self._kernels = load_kernels()
@@ -105,6 +104,8 @@ class Recorder:
         self._operations: list[_Operation] = []
         self._sums_recorded = 0
         self._kept: list[Any] = []
+        forms = {"s8": "int8", "bf16": "bfloat16", "f32": "float32"}
+        self.name = f"CPU kernels ({isa.name}), quantised weights times {forms[self._form('u8')]}"
 
     # ------------------------------------------------------------------------------------------ parameters
 
@@ -189,7 +190,7 @@ class Recorder:
 
     def linear(self, x: Array, weight: Weight, bias: Weight | None) -> Array:
         assert weight.packed is not None
-        form = self._form(weight.packed)
+        form = self._form(weight.packed.kind)
         out = Array(weight.packed.rows, of_logits=x.of_logits)
         out.forms["f32"] = 0
         x.forms.setdefault(form, 0)
@@ -201,7 +202,7 @@ class Recorder:
 
     def silu_gated(self, x: Array, gate_up: Weight, bias: Weight | None) -> Array:
         assert gate_up.packed is not None
-        form = self._form(gate_up.packed)
+        form = self._form(gate_up.packed.kind)
         out = Array(gate_up.packed.rows // 2)
         x.forms.setdefault(form, 0)
         self._note([(x, form)], [out], lambda: self._program.gated(
@@ -303,12 +304,12 @@ class Recorder:
         ))  # fmt: skip
         return out
 
-    def _form(self, packed: PackedMatrix) -> Form:
+    def _form(self, kind: Kind) -> Form:
         """What a matrix is multiplied by."""
         wanted = self._activations
-        if packed.kind in ("f16", "f32"):
+        if kind in ("f16", "f32"):
             return "f32"  # nothing else would keep their precision
-        if packed.kind == "bf16":
+        if kind == "bf16":
             fast = wanted in ("auto", "int8") and self._isa.fast_bf16
             return "bf16" if fast or wanted == "bfloat16" else "f32"
         if wanted == "auto":

@@ -35,7 +35,9 @@ std::vector<const SamplingTable*> runnable_tables() {
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                         __builtin_cpu_supports("avx512vnni");
+#if defined(LLMSERVE_AVX512_BF16)
     if (avx512 && __builtin_cpu_supports("avx512bf16")) tables.push_back(&sampling_avx512_bf16);
+#endif
     if (avx512) tables.push_back(&sampling_avx512);
     if (avx2) tables.push_back(&sampling_avx2);
 #endif

@@ -32,7 +32,9 @@ std::vector<const Kernels*> runnable() {
     const bool vnni = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512vnni");
+#if defined(LLMSERVE_AVX512_BF16)  // the compiler had it
     if (vnni && __builtin_cpu_supports("avx512bf16")) sets.push_back(&kernels_avx512_bf16);
+#endif
     if (vnni) sets.push_back(&kernels_avx512);
     if (avx2) sets.push_back(&kernels_avx2);
 #endif

@@ -6,6 +6,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <stdexcept>
+#include <string>
+#include <system_error>
+
 namespace llmserve {
 
 namespace {
@@ -46,10 +50,18 @@ void Pool::Bell::wait(uint32_t seen) {
 Pool::Pool(const std::vector<int>& cpus, int threads) {
     const bool bound = (int)cpus.size() >= threads;
     if (bound) bind(cpus[0]);
-    for (int t = 1; t < threads; t++) workers_.emplace_back([this, t, cpu = bound ? cpus[t] : -1] { work(t, cpu); });
+    try {
+        for (int t = 1; t < threads; t++)
+            workers_.emplace_back([this, t, cpu = bound ? cpus[t] : -1] { work(t, cpu); });
+    } catch (const std::system_error&) {
+        stop();
+        throw std::runtime_error("the system refuses " + std::to_string(threads) + " threads");
+    }
 }
 
-Pool::~Pool() {
+Pool::~Pool() { stop(); }
+
+void Pool::stop() {
     stop_ = true;
     start_.ring();
     for (std::thread& worker : workers_) worker.join();

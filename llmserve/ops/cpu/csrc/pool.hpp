@@ -13,6 +13,7 @@ namespace llmserve {
 
 class Pool {
   public:
+    // std::runtime_error where the system refuses that many threads.
     // `cpus`: one thread for each. With more threads than processors, or an empty list of them, none is bound.
     explicit Pool(const std::vector<int>& cpus, int threads);
     ~Pool();
@@ -37,6 +38,7 @@ class Pool {
     };
 
     void work(int thread, int cpu);
+    void stop();
 
     Bell start_, met_;
     alignas(64) std::atomic<int> arrived_{0};
