@@ -44,6 +44,8 @@ def _qwen25(hidden: int, inner: int, layers: int, heads: int, kv_heads: int) -> 
 SHAPES = {
     "qwen2.5-0.5b": _qwen25(896, 4864, 24, 14, 2),
     "qwen2.5-1.5b": _qwen25(1536, 8960, 28, 12, 2),
+    "qwen3-0.6b": _qwen25(1024, 3072, 28, 16, 8)
+    | {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 128, "max_position_embeddings": 40960},
     "qwen2.5-7b": _qwen25(3584, 18944, 28, 28, 4) | {"vocab_size": 152064, "tie_word_embeddings": False},
 }
 
