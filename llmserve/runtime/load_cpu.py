@@ -15,8 +15,8 @@ from llmserve.layers.layout import Layout
 from llmserve.models.decoder import Decoder
 from llmserve.ops.cpu import InstructionSet, load_kernels
 from llmserve.ops.cpu.recorder import Recorder
+from llmserve.ops.cpu.shared import SharedArea
 from llmserve.ops.cpu.team import form_team
-from llmserve.ops.packed import padded
 from llmserve.runtime.cpu_runner import CpuRunner, floats
 from llmserve.runtime.kv_cache import KVKind, check_memory, kv_kind, plan_kv_cache
 from llmserve.runtime.load import Loaded, announce, take_shard
@@ -56,7 +56,8 @@ def load_cpu(
     kv = plan_kv_cache(config, shape, kind, comm.size, block)
 
     most = max(config.max_num_batched_tokens, config.max_num_seqs)
-    team = _team(kernels, comm, shape.hidden_size, model.head.weight.num_rows, most)
+    shared = SharedArea(most, shape.hidden_size, model.head.weight.num_rows * comm.size)
+    team = _team(kernels, comm, shared)
     check_memory(kv, comm.size if team else 1)  # after the ranks have talked, for it may fail on one of them alone
     # Threads of torch would only be in the way: what it is still asked to do is small.
     torch.set_num_threads(1)
@@ -65,7 +66,7 @@ def load_cpu(
         columns=-(-kv.max_model_len // kv.block_size), num_blocks=kv.num_blocks, block_size=kv.block_size,
         vocab_size=shape.vocab_size, team=team,
     )  # fmt: skip
-    recorder = Recorder(program, isa, config.activations, most, team, comm.rank, comm.size)
+    recorder = Recorder(program, isa, config.activations, most, team, shared, comm.rank, comm.size)
     take_shard(engine, model, comm.rank, recorder)
 
     base = program.buffer(kv.num_blocks * kv.block_bytes + 64, huge=True)
@@ -78,7 +79,7 @@ def load_cpu(
     ]
     share = model.head.weight.num_rows
     width = share * (comm.size if team else 1)
-    start = team.area(0) + recorder.sums_bytes(shape.hidden_size) if team else program.buffer(most * width * 4)
+    start = team.area(0) + shared.logits if team else program.buffer(most * width * 4)
     recorder.lower(model.forward(caches, recorder), start + (comm.rank * share * 4 if team else 0), width)
     runner = CpuRunner(
         program,
@@ -102,14 +103,11 @@ def _pool(kernels: Any, cores: list[int]) -> Any:
         raise ConfigError(f"{e}; lower --threads.") from None
 
 
-def _team(kernels: Any, comm: Comm, hidden_size: int, vocab_share: int, max_tokens: int) -> Any | None:
-    """Shared memory of all ranks, where they share a host: two sums, and behind them (rank 0's) the logits."""
+def _team(kernels: Any, comm: Comm, shared: SharedArea) -> Any | None:
+    """Shared memory of all ranks, where they share a host."""
     if comm.size == 1:
         return None
-    sums = 2 * (max_tokens * padded(hidden_size) * 4 + 4096)
-    team, why = form_team(
-        kernels.Team, comm.rank, comm.size, sums + max_tokens * vocab_share * comm.size * 4, comm.all_gather_text
-    )
+    team, why = form_team(kernels.Team, comm.rank, comm.size, shared.bytes, comm.all_gather_text)
     if team is None and comm.rank == 0:
         log.info("the ranks add up over MPI, as they share no memory: %s", why)
     return team

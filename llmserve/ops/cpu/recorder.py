@@ -6,7 +6,8 @@ arrays that are never needed at the same time share memory, norms and gates writ
 and a matrix multiplication finds its input quantised already.
 
 Several ranks of one host add up their parts in shared memory (`team`): each writes its own, all meet, and the next norm
-reads everybody's. Over several hosts the program pauses and its caller adds up.
+reads everybody's. A norm's rows are shared out too: each rank does some, and all meet before they read them. Over
+several hosts the program pauses and its caller adds up.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from llmserve.ops import Cache, Heads
 from llmserve.ops.cpu import InstructionSet, load_kernels
+from llmserve.ops.cpu.shared import SharedArea
 from llmserve.ops.packed import Kind, PackedMatrix, padded
 
 Form = Literal["f32", "bf16", "s8"]
@@ -37,8 +39,13 @@ class Array:
     of_logits: bool = False
     forms: dict[Form, int] = field(default_factory=dict)  # form → where it lies, once lowered
     shared_at: int | None = None  # summed over ranks: where in each rank's area its part lies
+    common_at: int | None = None  # of all ranks together: where in rank 0's area it lies
     first: int = -1  # operation that writes it
     last: int = -1  # operation that reads it last
+
+    @property
+    def is_shared(self) -> bool:
+        return self.shared_at is not None or self.common_at is not None
 
 
 @dataclass(eq=False)
@@ -87,6 +94,7 @@ class Recorder:
         activations: Activations,
         max_tokens: int,
         team: Any,
+        shared: SharedArea,
         rank: int,
         size: int,
     ) -> None:
@@ -99,10 +107,12 @@ class Recorder:
         self._activations = activations
         self._max_tokens = max_tokens
         self._team = team
+        self._shared = shared
         self._rank = rank
         self._size = size
         self._operations: list[_Operation] = []
         self._sums_recorded = 0
+        self._norms_recorded = 0
         self._kept: list[Any] = []
         forms = {"s8": "int8", "bf16": "bfloat16", "f32": "float32"}
         self.name = f"CPU kernels ({isa.name}), quantised weights times {forms[self._form('u8')]}"
@@ -145,14 +155,13 @@ class Recorder:
         if self._team is None:
             self._note([(x, "f32")], [], lambda: self._pause(x))
             return x
-        # Two places in turn: who writes the one again has met everybody after they read it (csrc/team.hpp).
-        x.shared_at = (self._sums_recorded % 2) * self._place_bytes(x.width)
+        x.shared_at = self._shared.sum(self._sums_recorded)
         self._sums_recorded += 1
         self._note([(x, "f32")], [], self._program.meet_ranks)
         return x
 
     def rms_norm(self, x: Array, weight: Weight, eps: float) -> tuple[Array, Array]:
-        if x.shared_at is None:
+        if self._team is None:
             return self._norm([], x, x, weight, eps), x
         residual = Array(x.width)
         return self._norm([x], residual, residual, weight, eps, fresh=True), residual
@@ -235,7 +244,7 @@ class Recorder:
                     self._place(array, free)
             operation.emit()
             for array in {a for a, _ in operation.reads} | set(operation.writes):
-                if array.last == i and array is not logits and array.shared_at is None:
+                if array.last == i and array is not logits and not array.is_shared:
                     for form, address in array.forms.items():
                         free.setdefault(self._bytes(array, form), []).append(address)
 
@@ -243,23 +252,19 @@ class Recorder:
         if array.shared_at is not None:
             array.forms = {"f32": self._team.area(self._rank) + array.shared_at}
             return
+        at = None if array.common_at is None else self._team.area(0) + array.common_at
         for form in array.forms:
             size = self._bytes(array, form)
-            array.forms[form] = free[size].pop() if free.get(size) else self._program.buffer(size)
+            if at is not None:
+                array.forms[form], at = at, at + size
+            else:
+                array.forms[form] = free[size].pop() if free.get(size) else self._program.buffer(size)
 
     def _bytes(self, array: Array, form: Form) -> int:
         width = padded(array.width)
         per_row = {"f32": 4 * width, "bf16": 2 * width, "s8": width + 8 * (width // _GROUP)}[form]
         # Vectors of 16 lanes may reach past the end of the last row.
         return self._max_tokens * per_row + 256
-
-    def _place_bytes(self, width: int) -> int:
-        """Of one of the two places for sums in a rank's area."""
-        return -(-self._max_tokens * padded(width) * 4 // 4096) * 4096
-
-    def sums_bytes(self, width: int) -> int:
-        """What the sums of arrays of this width take of a rank's area; what lies behind is the caller's."""
-        return 2 * self._place_bytes(width)
 
     # --------------------------------------------------------------------------------------------- helpers
 
@@ -279,6 +284,10 @@ class Recorder:
         """`total`: what deltas are added to (nothing, if `fresh`); `written`: where the sum stays, None: nowhere."""
         out = Array(total.width, of_logits=written is None)
         total.forms.setdefault("f32", 0)
+        if self._team is not None:
+            total.common_at = self._shared.residual
+            out.common_at = self._shared.normed(self._norms_recorded)
+            self._norms_recorded += 1
 
         def emit() -> None:
             addresses = [a for x in deltas for a in self._parts(x)]
@@ -289,6 +298,8 @@ class Recorder:
 
         reads: list[tuple[Array, Form]] = [(x, "f32") for x in deltas] + ([] if fresh else [(total, "f32")])
         self._note(reads, [out] if written is None else [out, written], emit)
+        if self._team is not None:
+            self._note([], [], self._program.meet_ranks)
         return out
 
     def _parts(self, x: Array) -> list[int]:

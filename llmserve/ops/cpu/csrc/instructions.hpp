@@ -37,13 +37,20 @@ struct Angles final : OfRows {
     }
 };
 
+// Ranks that share memory share the rows too: each does its part of them, where all will read them.
 struct Norm final : OfRows {
     NormArgs args;
     const Kernels& k;
-    Norm(const NormArgs& a, const Kernels& kernels) : args(a), k(kernels) {}
-    int64_t prepare(Step& step) override { return args.gather ? step.batch.num_logits : step.batch.num_tokens; }
+    const int rank, ranks;
+    int64_t first = 0;
+    Norm(const NormArgs& a, const Kernels& kernels, int rank, int ranks) : args(a), k(kernels), rank(rank), ranks(ranks) {}
+    int64_t prepare(Step& step) override {
+        const int64_t rows = args.gather ? step.batch.num_logits : step.batch.num_tokens;
+        first = rows * rank / ranks;
+        return rows * (rank + 1) / ranks - first;
+    }
     void run(Step& step, int, int64_t begin, int64_t end) override {
-        for (int64_t i = begin; i < end; i++) k.norm(args, step.batch, i);
+        for (int64_t i = begin; i < end; i++) k.norm(args, step.batch, first + i);
     }
 };
 

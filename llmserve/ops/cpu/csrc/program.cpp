@@ -57,7 +57,9 @@ uint8_t* Program::buffer(size_t bytes, bool huge) {
 
 void Program::embedding(const EmbeddingArgs& a) { instructions_.push_back(std::make_unique<Embedding>(a, kernels_)); }
 void Program::angles(const AngleArgs& a) { instructions_.push_back(std::make_unique<Angles>(a)); }
-void Program::norm(const NormArgs& a) { instructions_.push_back(std::make_unique<Norm>(a, kernels_)); }
+void Program::norm(const NormArgs& a) { 
+    instructions_.push_back(std::make_unique<Norm>(a, kernels_, team_ ? team_->rank() : 0, team_ ? team_->size() : 1));
+}
 void Program::convert(const ConvertArgs& a) { instructions_.push_back(std::make_unique<Convert>(a, kernels_)); }
 void Program::gemm(const GemmArgs& a, bool of_logits) {
     instructions_.push_back(std::make_unique<Gemm>(a, kernels_, of_logits));

@@ -72,7 +72,7 @@ class Program {
 
     void embedding(const EmbeddingArgs& args);
     void angles(const AngleArgs& args);
-    void norm(const NormArgs& args);
+    void norm(const NormArgs& args);  // of a team's ranks, each does its share of the rows
     void convert(const ConvertArgs& args);
     void gemm(const GemmArgs& args, bool of_logits);
     void gated(const GatedArgs& args);
