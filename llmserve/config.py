@@ -6,6 +6,7 @@ Frozen pydantic values; an unknown key is an error that names it. Nothing here r
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from pathlib import Path
 from typing import Literal
 
@@ -13,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from llmserve.errors import ConfigError, EngineDirError
 
-ENGINE_FORMAT = 2
-"""Version of the engine directory: 2 keeps matrices in the panels that kernels read. Others are refused."""
+ENGINE_FORMAT = 3
+"""Version of the engine directory: 3 cuts feed-forward blocks by whole panels. Others are refused."""
 
 DType = Literal["float32", "bfloat16", "float16"]
 Device = Literal["cpu", "cuda"]
@@ -25,25 +26,79 @@ MAX_TP_SIZE = 64
 MAX_COUNT = 2**31 - 1
 MAX_LAYERS = 10_000
 MAX_HEAD_DIM = 65_536
+MAX_EXPERTS = 4096
 
 
 class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+class RopeVariants(Frozen):
+    """Sets of rotation frequencies: a sequence longer than n of the ascending `lengths` turns by set n.
+
+    It keeps the set it begins with, as the keys in its cache have been turned by it already. So its length is that of
+    its prompt, or `with_output` the most that it may become.
+    """
+
+    lengths: tuple[int, ...] = ()
+    with_output: bool = False
+
+    def of(self, prompt: int, limit: int) -> int:
+        return bisect_left(self.lengths, limit if self.with_output else prompt)
+
+
 class Rope(Frozen):
     """Rotary position embedding. `kind` names the frequency rule; the rest are that rule's numbers.
 
     Sources: Su et al. 2021 (RoPE); "linear" is Chen et al. 2023 (position interpolation); "llama3" is the
-    wavelength-dependent rule published with Llama 3.1.
+    wavelength-dependent rule published with Llama 3.1; "yarn" is Peng et al. 2023; "longrope" is Ding et al. 2024 as
+    Phi-3 uses it; "ntk" is the dynamic NTK-aware base of Qwen v1.
     """
 
     theta: float = Field(gt=0, allow_inf_nan=False)
-    kind: Literal["default", "linear", "llama3"] = "default"
+    kind: Literal["default", "linear", "llama3", "yarn", "longrope", "ntk"] = "default"
+    dim: int = Field(ge=0, le=MAX_HEAD_DIM)  # leading dimensions of a head that turn; 0: none do
+    interleaved: bool = False  # neighbours turn together (2i, 2i+1), not halves (i, i + dim/2)
     factor: float = 1.0
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True  # yarn: the borders of its blend go to whole dimensions
+    attention_factor: float = 1.0  # of cosine and sine; the scores grow by its square
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
     original_max_position: int = 0
+    logn_from: int = 0  # queries from this position on grow with its logarithm (Qwen v1); 0: none do
+
+    def variants(self, max_position: int) -> RopeVariants:
+        if self.kind == "longrope" and max_position > self.original_max_position:
+            return RopeVariants(lengths=(self.original_max_position,), with_output=True)
+        lengths, length = [], self.original_max_position
+        while self.kind == "ntk" and length < max_position:
+            lengths.append(length)
+            length *= 2
+        return RopeVariants(lengths=tuple(lengths))
+
+
+class Experts(Frozen):
+    """Mixture of experts in place of some layers' feed-forward blocks (Shazeer et al. 2017; Jiang et al. 2024)."""
+
+    count: int = Field(gt=0, le=MAX_EXPERTS)
+    per_token: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0, le=MAX_COUNT)  # of each expert
+    shared_size: int = Field(default=0, ge=0, le=MAX_COUNT)  # of the expert that sees every token; 0: there is none
+    renormalise: bool  # the chosen experts' weights are scaled to a sum of 1
+    layers: tuple[bool, ...]  # which layers have experts
+
+    @model_validator(mode="after")
+    def _fewer_chosen_than_there_are(self) -> Experts:
+        if self.per_token > self.count:
+            raise ValueError(f"{self.per_token} experts per token of {self.count}")
+        return self
+
+
+Activation = Literal["silu", "gelu_tanh"]
 
 
 class ModelConfig(Frozen):
@@ -65,12 +120,28 @@ class ModelConfig(Frozen):
     o_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False  # RMSNorm on each head's query and key, before rotation (Qwen3)
+    layer_norm: bool = False  # LayerNorm with a bias instead of RMSNorm (GPT-2)
+    norm_offset: float = 0.0  # what is added to every norm's weight (Gemma: 1)
+    sandwich_norms: bool = False  # what attention and MLP give is normed before it is added (Gemma 2, GLM-4-0414)
+    activation: Activation = "silu"
+    gated_mlp: bool = True
+    experts: Experts | None = None
+    learned_positions: bool = False  # a vector for each position is added to the embedding (GPT-2)
+    embedding_scale: float = 1.0
+    attention_scale: float | None = None  # of the scores; None: 1 / √head_dim
+    attention_softcap: float = 0.0  # scores become cap · tanh(score / cap); 0: they stay (Gemma 2)
+    logit_softcap: float = 0.0
+    unit_head: bool = False  # the head's rows are scaled to length 1 (Baichuan 2)
     sliding_windows: tuple[int | None, ...]  # one per layer: how many last positions it sees; None: all
 
     @model_validator(mode="after")
     def _one_window_per_layer(self) -> ModelConfig:
         if len(self.sliding_windows) != self.num_layers:
             raise ValueError(f"{len(self.sliding_windows)} sliding_windows for num_layers={self.num_layers}")
+        if self.experts and len(self.experts.layers) != self.num_layers:
+            raise ValueError(f"{len(self.experts.layers)} layers of experts for num_layers={self.num_layers}")
+        if self.rope.dim > self.head_dim or self.rope.dim % 2:
+            raise ValueError(f"rotation of {self.rope.dim} of a head's {self.head_dim} dimensions")
         return self
 
 
@@ -121,6 +192,7 @@ class ServerConfig(Frozen):
     port: int = Field(default=8000, ge=0, le=65535)
     served_model_name: str | None = None  # None: the checkpoint's folder name
     shutdown_timeout: float = Field(default=30.0, ge=0)  # how long SIGTERM waits for running requests
+    chat_template: Path | None = None  # a Jinja file, in place of the checkpoint's own way to put conversations
 
 
 class FileRecord(Frozen):
@@ -135,6 +207,7 @@ class GenerationDefaults(Frozen):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    max_tokens: int | None = None  # of a chat's answer
 
 
 class Manifest(Frozen):
@@ -149,6 +222,7 @@ class Manifest(Frozen):
     quant: Quant
     head_quant: Quant
     group_size: int | None
+    zero_points: bool = False  # int4 matrices have a zero point of their own in every group (GPTQ, AWQ)
     tp_size: int = Field(ge=1, le=MAX_TP_SIZE)
     dtype: DType
     generation: GenerationDefaults
@@ -160,7 +234,8 @@ class Manifest(Frozen):
         """What an engine's numbers are kept in, as rows of a table for people."""
 
         def told(quant: Quant) -> str:
-            groups = f", groups of {self.group_size}" if quant == "int4" else ""
+            zeros = " with zero points" if self.zero_points else ""
+            groups = f", groups of {self.group_size}{zeros}" if quant == "int4" else ""
             return self.dtype if quant == "none" else quant + groups
 
         embedding = ", the embedding beside its tied head too" if self.model.tie_embeddings else ""

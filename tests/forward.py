@@ -25,11 +25,14 @@ class Forward:
         loaded = load_runner(EngineDir.open(engine), chosen, comm or SoloComm(), torch.device("cpu"))
         self._runner = loaded.runner
         self._blocks = tuple(random.Random(0).sample(range(loaded.kv.num_blocks), loaded.kv.num_blocks))
-        self._computed = 0
+        self._variants = loaded.kv.variants
+        self._computed = self._variant = 0
 
     def logits(self, tokens: list[int]) -> Tensor:
         """Of each of the sequence's next `tokens`: [tokens, vocabulary]."""
-        chunk = Chunk(0, self._computed, 0, tuple(tokens), self._blocks, len(tokens))
+        if not self._computed:  # the sequence begins, and turns by what its prompt says
+            self._variant = self._variants.of(len(tokens), len(tokens))
+        chunk = Chunk(0, self._computed, 0, tuple(tokens), self._blocks, len(tokens), self._variant)
         self._computed += len(tokens)
         return self._runner.execute(StepPlan((chunk,))).clone()
 

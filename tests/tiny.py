@@ -15,10 +15,18 @@ from llmserve.checkpoint.source import Checkpoint
 from llmserve.config import BuildConfig
 
 CLASSES = {
+    "gemma2": "Gemma2ForCausalLM",
+    "glm": "GlmForCausalLM",
+    "glm4": "Glm4ForCausalLM",
+    "gpt2": "GPT2LMHeadModel",
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
+    "mixtral": "MixtralForCausalLM",
+    "phi3": "Phi3ForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
+    "qwen2_moe": "Qwen2MoeForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
 }
 SIZES = {
     "vocab_size": 96,
@@ -29,6 +37,7 @@ SIZES = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 128,
     "bos_token_id": None,
+    "pad_token_id": None,
     "eos_token_id": 0,
 }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llmserve.config import ModelConfig
 from llmserve.layers.layout import Layout
 from llmserve.layers.linear import ColumnParallel, RowParallel, Stacked
-from llmserve.layers.norm import RMSNorm
+from llmserve.layers.norm import Norm
 from llmserve.layers.parameter import Parameter
 from llmserve.ops import Array, Cache, Heads, Ops
 
@@ -29,11 +29,10 @@ class Attention:
     def __init__(
         self, name: str, config: ModelConfig, window: int | None, sources: AttentionSources, layout: Layout
     ) -> None:
-        dim = config.head_dim
+        dim, scale = config.head_dim, config.attention_scale or config.head_dim**-0.5
         heads = layout.cut(config.num_heads, "number of attention heads")
         kv_heads = layout.cut_kv_heads(config.num_kv_heads)
-        self._shape = (heads[1] - heads[0], kv_heads[1] - kv_heads[0], dim, dim**-0.5, window)
-        self._norm_eps = config.norm_eps
+        self._shape = (heads[1] - heads[0], kv_heads[1] - kv_heads[0], dim, scale, config.attention_softcap, window)
         q_rows = (heads[0] * dim, heads[1] * dim)
         kv_rows = (kv_heads[0] * dim, kv_heads[1] * dim)
         self.qkv = ColumnParallel(
@@ -44,8 +43,8 @@ class Attention:
             bias=config.qkv_bias,
         )
         self.o = RowParallel(f"{name}.o", sources.o, config.num_heads * dim, q_rows, layout, bias=config.o_bias)
-        self.q_norm = sources.q_norm and RMSNorm(f"{name}.q_norm", sources.q_norm, dim, config.norm_eps, layout)
-        self.k_norm = sources.k_norm and RMSNorm(f"{name}.k_norm", sources.k_norm, dim, config.norm_eps, layout)
+        self.q_norm = sources.q_norm and Norm(f"{name}.q_norm", sources.q_norm, dim, config, layout)
+        self.k_norm = sources.k_norm and Norm(f"{name}.k_norm", sources.k_norm, dim, config, layout)
 
     def parameters(self) -> Iterator[Parameter]:
         for part in (self.qkv, self.o, self.q_norm, self.k_norm):
@@ -54,6 +53,5 @@ class Attention:
 
     def __call__(self, x: Array, angles: Array, cache: Cache, ops: Ops) -> Array:
         """x [T, hidden_size] → [T, hidden_size]; writes this step's keys and values to `cache` first, then reads."""
-        q_norm, k_norm = self.q_norm and self.q_norm.weight, self.k_norm and self.k_norm.weight
-        heads = Heads(*self._shape, q_norm, k_norm, self._norm_eps)
+        heads = Heads(*self._shape, self.q_norm and self.q_norm.handle, self.k_norm and self.k_norm.handle)
         return self.o(ops.attention(self.qkv(x, ops), heads, angles, cache), ops)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from llmserve.errors import BuildError
+from llmserve.ops.packed import PANEL, padded
 from llmserve.quant import Scheme, make_scheme
 
 
@@ -27,6 +28,17 @@ class Layout:
         share = total // self.size
         return self.rank * share, (self.rank + 1) * share
 
+    def cut_panels(self, total: int, what: str) -> tuple[int, int]:
+        """This rank's [start, stop) of `total` rows, as nearly equal as whole panels allow; the last may be broken.
+
+        So groups of columns that share a scale end where ranks do, and every tp_size rounds weights alike.
+        """
+        panels = padded(total) // PANEL
+        if self.size > panels:
+            raise BuildError(f"tp_size={self.size} is more than the {panels} panels of the model's {what} ({total}).")
+        start, stop = (PANEL * (panels * rank // self.size) for rank in (self.rank, self.rank + 1))
+        return start, min(stop, total)
+
     def cut_kv_heads(self, num_kv_heads: int) -> tuple[int, int]:
         """As `cut`, but where there are more ranks than KV heads, several ranks hold the same head."""
         if self.size > num_kv_heads and self.size % num_kv_heads == 0:
@@ -35,7 +47,10 @@ class Layout:
         return self.cut(num_kv_heads, "number of KV heads")
 
 
-def make_layout(quant: str, head_quant: str, group_size: int | None, dtype: str, rank: int, size: int) -> Layout:
+def make_layout(
+    quant: str, head_quant: str, group_size: int | None, dtype: str, rank: int, size: int, zero_points: bool = False
+) -> Layout:
     """From the names that a manifest keeps; the same at build and at run."""
     kind = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
-    return Layout(rank, size, kind, make_scheme(quant, group_size, kind), make_scheme(head_quant, group_size, kind))
+    layers, head = (make_scheme(name, group_size, kind, zero_points) for name in (quant, head_quant))
+    return Layout(rank, size, kind, layers, head)

@@ -22,10 +22,41 @@ class Stacked:
     count: int
     first: int = 0
     of: int | None = None
+    transposed: bool = False  # the weight's rows are this matrix's columns (GPT-2)
 
-    def piece(self, suffix: str, start: int, stop: int) -> Piece:
+    def pieces(self, suffix: str, start: int, stop: int) -> list[Piece]:
         """Rows [start, stop) of this matrix."""
-        return Piece(f"{self.name}.{suffix}", self.first + start, self.first + stop, self.of or self.count)
+        return [self._piece(suffix, start, stop, 1)]
+
+    def _piece(self, suffix: str, start: int, stop: int, step: int) -> Piece:
+        transposed = self.transposed and suffix == "weight"
+        at = self.first
+        return Piece(f"{self.name}.{suffix}", at + start, at + stop, self.of or self.count, step, transposed)
+
+
+@dataclass(frozen=True, slots=True)
+class StackedHeads(Stacked):
+    """Queries or keys, of whose `head_dim` rows a head the first `turning` are rotated, maybe neighbours together.
+
+    They are stored in the one order that kernels turn, (i, i + head_dim / 2) together, what does not turn behind what
+    does in both halves: scores do not depend on the order, as long as queries and keys have the same.
+    """
+
+    head_dim: int = 0
+    turning: int = 0
+    interleaved: bool = False
+
+    def pieces(self, suffix: str, start: int, stop: int) -> list[Piece]:
+        """Rows [start, stop), of whole heads."""
+        turn, dim = self.turning, self.head_dim
+        if turn == 0 or (turn == dim and not self.interleaved):
+            return [self._piece(suffix, start, stop, 1)]
+        firsts = (0, turn - 1, 2) if self.interleaved else (0, turn // 2, 1)
+        seconds = (1, turn, 2) if self.interleaved else (turn // 2, turn, 1)
+        middle = (turn + dim) // 2
+        order = [firsts, (turn, middle, 1), seconds, (middle, dim, 1)]
+        heads = range(start, stop, dim)
+        return [self._piece(suffix, at + a, at + b, step) for at in heads for a, b, step in order if b > a]
 
 
 def zeros(rows: int) -> list[Piece]:
@@ -70,7 +101,7 @@ class ColumnParallel(_Linear):
             out: list[Piece] = []
             for matrix, (start, stop) in parts:
                 count = stop - start
-                out += [matrix.piece(suffix, start, stop), *zeros(padded(count) - count if whole_panels else 0)]
+                out += [*matrix.pieces(suffix, start, stop), *zeros(padded(count) - count if whole_panels else 0)]
             return out
 
         super().__init__(
@@ -90,10 +121,14 @@ class RowParallel(_Linear):
     ) -> None:
         """`cols`: the [start, stop) of the inputs that this rank holds."""
         super().__init__(
-            Matrix(name, [matrix.piece("weight", 0, matrix.count)], layout.scheme, in_features, cols),
-            Plain(f"{name}.bias", [matrix.piece("bias", 0, matrix.count)], layout.dtype) if bias else None,
+            Matrix(name, matrix.pieces("weight", 0, matrix.count), layout.scheme, in_features, cols),
+            Plain(f"{name}.bias", matrix.pieces("bias", 0, matrix.count), layout.dtype) if bias else None,
         )
         self._adds_bias = layout.rank == 0  # or the sum would hold it once a rank
 
     def __call__(self, x: Array, ops: Ops) -> Array:
-        return ops.all_reduce(ops.linear(x, self.weight.handle, self.bias if self._adds_bias else None))
+        return ops.all_reduce(self.part(x, ops))
+
+    def part(self, x: Array, ops: Ops) -> Array:
+        """This rank's part of the sum."""
+        return ops.linear(x, self.weight.handle, self.bias if self._adds_bias else None)

@@ -5,7 +5,7 @@ Weights are pulled by the layer that needs them, as slices, so a build never hol
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from llmserve.errors import BuildError, EngineDirError
 from llmserve.ops import Ops, Weights
 from llmserve.ops.packed import PANEL
 from llmserve.quant import Layout, Scheme
+from llmserve.quant.given_int4 import join, joined_width
 from llmserve.quant.plain import narrow
 
 BAND_BYTES = 32 << 20
@@ -29,6 +30,11 @@ class Source(Protocol):
 
     def rows(self, name: str, start: int, stop: int, cols: tuple[int, int] | None = None) -> Tensor: ...
 
+    def groups(
+        self, name: str, start: int, stop: int, cols: tuple[int, int] | None, size: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of a matrix that is int4 already, as `quant.given_int4.join` takes them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -38,6 +44,13 @@ class Piece:
     start: int
     stop: int
     of: int
+    step: int = 1  # only every step'th row, from the first on
+    transposed: bool = False  # the file has this matrix's columns as its rows (GPT-2)
+    change: Callable[[Tensor], Tensor] | None = None  # what is to be done with rows as they are read
+
+    @property
+    def rows(self) -> int:
+        return len(range(self.start, self.stop, self.step))
 
 
 class Parameter:
@@ -52,7 +65,7 @@ class Parameter:
         self.in_features = in_features
         self.cols = cols
         self.width = None if in_features is None else in_features if cols is None else cols[1] - cols[0]
-        self.num_rows = sum(p.stop - p.start for p in pieces)
+        self.num_rows = sum(p.rows for p in pieces)
         self.handle: Weights = None
         """What the device table made of it; set by `load`."""
 
@@ -62,6 +75,11 @@ class Parameter:
             return {f"{self.name}.{suffix}": spec for suffix, spec in self._layout().items()}
         except BuildError as e:
             raise BuildError(f"{self.name}: {e}") from None
+
+    def check(self, source: Source) -> None:
+        """Before anything is packed: BuildError where tensors have not the shapes that config.json implies."""
+        for piece in self.pieces:
+            self._check(piece, source)
 
     def pack(self, source: Source) -> Iterator[tuple[str, int, Tensor]]:
         """Band after band of what is stored: (name, where along its first dimension, what)."""
@@ -107,9 +125,8 @@ class Parameter:
         at, rest = 0, None
         step = max(1, BAND_BYTES // (4 * (self.width or 1)) // self._unit) * self._unit
         for piece in self.pieces:
-            self._check(piece, source)
-            for start in range(piece.start, piece.stop, step):
-                band = self._read(source, piece, start, min(start + step, piece.stop))
+            for start in range(0, piece.rows, step):
+                band = self._read(source, piece, start, min(start + step, piece.rows))
                 if rest is not None:
                     band = torch.cat((rest.to(band.dtype), band))
                 whole = len(band) // self._unit * self._unit
@@ -124,6 +141,8 @@ class Parameter:
         if piece.source is None:
             return
         implied = (piece.of,) if self.in_features is None else (piece.of, self.in_features)
+        if piece.transposed:
+            implied = implied[::-1]
         if source.shape(piece.source) != implied:
             raise BuildError(
                 f"{piece.source} has shape {list(source.shape(piece.source))}, but config.json implies "
@@ -131,12 +150,25 @@ class Parameter:
             )
 
     def _read(self, source: Source, piece: Piece, start: int, stop: int) -> Tensor:
+        """Rows start … stop-1 of those that the piece has."""
         if piece.source is None:
-            return torch.zeros((stop - start,) if self.width is None else (stop - start, self.width))
-        band = source.rows(piece.source, start, stop, self.cols)
+            return self._zeros(stop - start)
+        first, last = piece.start + start * piece.step, piece.start + (stop - 1) * piece.step + 1
+        if piece.transposed:
+            assert self.in_features is not None
+            band = source.rows(piece.source, *(self.cols or (0, self.in_features)), (first, last)).T
+        else:
+            band = self._rows(source, piece.source, first, last)
         if not torch.isfinite(band).all():
             raise BuildError(f"{piece.source} holds NaN or infinity; the checkpoint is damaged.")
-        return band
+        band = band[:: piece.step]
+        return band if piece.change is None else piece.change(band)
+
+    def _zeros(self, count: int) -> Tensor:
+        return torch.zeros((count,) if self.width is None else (count, self.width))
+
+    def _rows(self, source: Source, name: str, start: int, stop: int) -> Tensor:
+        return source.rows(name, start, stop, self.cols)
 
 
 class Matrix(Parameter):
@@ -153,6 +185,17 @@ class Matrix(Parameter):
     def _layout(self) -> Layout:
         assert self.width is not None
         return self.scheme.layout(self.num_rows, self.width)
+
+    def _zeros(self, count: int) -> Tensor:
+        if self.scheme.given is None:
+            return super()._zeros(count)
+        assert self.width is not None
+        return torch.zeros((count, joined_width(self.width, self.scheme.given)), dtype=torch.uint8)
+
+    def _rows(self, source: Source, name: str, start: int, stop: int) -> Tensor:
+        if self.scheme.given is None:
+            return super()._rows(source, name, start, stop)
+        return join(*source.groups(name, start, stop, self.cols, self.scheme.given))
 
     def _pack(self, band: Tensor) -> dict[str, Tensor]:
         return self.scheme.pack(band)

@@ -16,10 +16,23 @@ from llmserve.models.decoder import Decoder, DecoderSources
 from llmserve.models.hf import HfConfig
 
 ARCHITECTURES = {
+    "BaiChuanForCausalLM": "baichuan",
+    "BaichuanForCausalLM": "baichuan",
+    "ChatGLMForConditionalGeneration": "chatglm",
+    "ChatGLMModel": "chatglm",
+    "GPT2LMHeadModel": "gpt2",
+    "Gemma2ForCausalLM": "gemma2",
+    "Glm4ForCausalLM": "glm4",
+    "GlmForCausalLM": "glm",
     "LlamaForCausalLM": "llama",
     "MistralForCausalLM": "mistral",
+    "MixtralForCausalLM": "mixtral",
+    "Phi3ForCausalLM": "phi3",
+    "QWenLMHeadModel": "qwen1",
     "Qwen2ForCausalLM": "qwen2",
+    "Qwen2MoeForCausalLM": "qwen2_moe",
     "Qwen3ForCausalLM": "qwen3",
+    "Qwen3MoeForCausalLM": "qwen3_moe",
 }
 """config.json's `architectures` entry → module of this package, which defines `FAMILY`."""
 

@@ -12,45 +12,60 @@ from llmserve.config import ModelConfig
 from llmserve.layers.attention import Attention, AttentionSources
 from llmserve.layers.embedding import Embedding, Head, vocabulary_rows
 from llmserve.layers.layout import Layout
-from llmserve.layers.mlp import GatedMLP, MLPSources
-from llmserve.layers.norm import RMSNorm
-from llmserve.layers.parameter import Matrix, Parameter, Plain
-from llmserve.layers.rope import inverse_frequencies
+from llmserve.layers.mlp import FeedForwardSources
+from llmserve.layers.norm import Norm
+from llmserve.layers.parameter import Matrix, Parameter, Piece, Plain
+from llmserve.layers.rope import rotation
 from llmserve.ops import Array, Cache, Ops
 
 
 @dataclass(frozen=True, slots=True)
 class LayerSources:
+    """Norms are named without their `.weight`. The post norms are those of what a block gives, None without."""
+
     attention_norm: str
     attention: AttentionSources
     mlp_norm: str
-    mlp: MLPSources
+    mlp: FeedForwardSources
+    attention_post_norm: str | None = None
+    mlp_post_norm: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderSources:
-    """Names of tensors in the checkpoint."""
+    """Names of tensors in the checkpoint; of the norm, without its `.weight`."""
 
     embedding: str
     layers: tuple[LayerSources, ...]
     norm: str
     head: str
+    positions: str | None = None
 
 
 class DecoderLayer:
     def __init__(self, index: int, config: ModelConfig, sources: LayerSources, layout: Layout) -> None:
         name = f"layers.{index}"
         window = config.sliding_windows[index]
-        self.attention_norm = RMSNorm(
-            f"{name}.attention_norm", sources.attention_norm, config.hidden_size, config.norm_eps, layout
-        )
+
+        def norm(what: str, source: str) -> Norm:
+            return Norm(f"{name}.{what}", source, config.hidden_size, config, layout)
+
+        self.attention_norm = norm("attention_norm", sources.attention_norm)
         self.attention = Attention(f"{name}.attention", config, window, sources.attention, layout)
-        self.mlp_norm = RMSNorm(f"{name}.mlp_norm", sources.mlp_norm, config.hidden_size, config.norm_eps, layout)
-        self.mlp = GatedMLP(f"{name}.mlp", config, sources.mlp, layout)
+        post = sources.attention_post_norm
+        self.attention_post_norm = post and norm("attention_post_norm", post)
+        self.mlp_norm = norm("mlp_norm", sources.mlp_norm)
+        self.mlp = sources.mlp.make(f"{name}.mlp", config, layout)
+        post = sources.mlp_post_norm
+        self.mlp_post_norm = post and norm("mlp_post_norm", post)
 
     def parameters(self) -> Iterator[Parameter]:
-        for part in (self.attention_norm, self.attention, self.mlp_norm, self.mlp):
-            yield from part.parameters()
+        parts = (
+            self.attention_norm, self.attention, self.attention_post_norm, self.mlp_norm, self.mlp, self.mlp_post_norm
+        )  # fmt: skip
+        for part in parts:
+            if part:
+                yield from part.parameters()
 
 
 class Decoder:
@@ -61,20 +76,22 @@ class Decoder:
         vocab, hidden = config.vocab_size, config.hidden_size
         rows = vocabulary_rows(sources.embedding, vocab, layout)
         # A tied head shares the table as long as both are stored alike; a quantised head is stored beside it.
-        self._head_is_table = config.tie_embeddings and layout.head_scheme.name == "none"
+        alike = layout.head_scheme.name == "none" and not config.unit_head
+        self._head_is_table = config.tie_embeddings and alike
         table: Matrix | Plain = (
             Matrix("embedding", rows, layout.head_scheme, hidden)
             if self._head_is_table
             else Plain("embedding", rows, layout.dtype, hidden)
         )
-        self.embedding = Embedding(table, layout)
+        self.embedding = Embedding(table, _positions(config, sources, layout), config.embedding_scale, layout)
         self.layers = [DecoderLayer(i, config, s, layout) for i, s in enumerate(sources.layers)]
-        self.norm = RMSNorm("norm", sources.norm, hidden, config.norm_eps, layout)
-        self._inverse_frequencies = inverse_frequencies(config.rope, config.head_dim)
+        self.norm = Norm("norm", sources.norm, hidden, config, layout)
+        self._rotation = rotation(config.rope, config.head_dim, config.max_position)
         if isinstance(table, Plain):
             source = sources.embedding if config.tie_embeddings else sources.head
-            table = Matrix("head", vocabulary_rows(source, vocab, layout), layout.head_scheme, hidden)
-        self.head = Head(table)
+            rows = vocabulary_rows(source, vocab, layout, unit=config.unit_head)
+            table = Matrix("head", rows, layout.head_scheme, hidden)
+        self.head = Head(table, config.logit_softcap)
 
     def parameters(self) -> Iterator[Parameter]:
         """Every stored parameter once, in the order of the computation."""
@@ -90,17 +107,25 @@ class Decoder:
 
         Only the R rows whose logits are wanted go through the final norm and the head.
         """
-        angles = ops.angles(self._inverse_frequencies)
+        angles = ops.angles(self._rotation)
         x, residual = self.embedding(ops), None
+        post: Norm | None = None
         for layer, cache in zip(self.layers, caches, strict=True):
-            x, residual = _normed(layer.attention_norm, x, residual, ops)
-            x = layer.attention(x, angles, cache, ops)
-            x, residual = _normed(layer.mlp_norm, x, residual, ops)
-            x = layer.mlp(x, ops)
-        return self.head(ops.last_norm(x, residual, self.norm.weight, self.norm.eps), ops)
+            x, residual = _normed(layer.attention_norm, x, residual, post, ops)
+            x, post = layer.attention(x, angles, cache, ops), layer.attention_post_norm
+            x, residual = _normed(layer.mlp_norm, x, residual, post, ops)
+            x, post = layer.mlp(x, ops), layer.mlp_post_norm
+        return self.head(ops.last_norm(x, residual, self.norm.handle, post and post.handle), ops)
 
 
-def _normed(norm: RMSNorm, x: Array, residual: Array | None, ops: Ops) -> tuple[Array, Array]:
+def _normed(norm: Norm, x: Array, residual: Array | None, post: Norm | None, ops: Ops) -> tuple[Array, Array]:
     if residual is None:
-        return ops.rms_norm(x, norm.weight, norm.eps)
-    return ops.add_rms_norm(x, residual, norm.weight, norm.eps)
+        return ops.norm(x, norm.handle)
+    return ops.add_norm(x, residual, norm.handle, post and post.handle)
+
+
+def _positions(config: ModelConfig, sources: DecoderSources, layout: Layout) -> Plain | None:
+    if sources.positions is None:
+        return None
+    rows = config.max_position
+    return Plain("positions", [Piece(sources.positions, 0, rows, rows)], layout.dtype, config.hidden_size)

@@ -1,4 +1,4 @@
-"""Reading a Hugging Face config.json strictly, and the weight names that Llama-like families share.
+"""Reading a Hugging Face config.json strictly.
 
 A value that would change the computation and is not implemented is an error that names it; it is never ignored.
 """
@@ -8,12 +8,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from llmserve.config import MAX_COUNT, MAX_HEAD_DIM, MAX_LAYERS, ModelConfig, Rope
+from llmserve.config import MAX_COUNT, MAX_HEAD_DIM, MAX_LAYERS, Activation, ModelConfig
 from llmserve.errors import CheckpointError
-from llmserve.layers.attention import AttentionSources
-from llmserve.layers.linear import Stacked
-from llmserve.layers.mlp import MLPSources
-from llmserve.models.decoder import DecoderSources, LayerSources
+from llmserve.models.rope import read_rope
+
+ACTIVATIONS: dict[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
+"""Names of transformers."""
 
 
 class HfConfig:
@@ -78,48 +83,31 @@ class HfConfig:
             raise CheckpointError(f"config.json has {len(kinds)} layer_types for num_hidden_layers={layers}.")
         return tuple(windows[kind] for kind in kinds)
 
-    def rope(self) -> Rope:
-        """`rope_theta` with `rope_scaling`, or transformers 5's `rope_parameters`, which holds both."""
-        scaling = self.get("rope_scaling", dict, None) or self.get("rope_parameters", dict, None) or {}
-        inner = HfConfig(scaling)
-        if nested := [key for key, value in scaling.items() if isinstance(value, dict)]:
+    def activation(self, key: str, default: str) -> Activation:
+        name = self.get(key, str, default)
+        if name not in ACTIVATIONS:
             raise CheckpointError(
-                f"config.json has a rope of its own for {' and for '.join(nested)}; llmserve computes one rope."
+                f"config.json says {key}={name!r:.200}, which llmserve does not implement; it computes "
+                f"{', '.join(ACTIVATIONS)}."
             )
-        theta = inner.positive("rope_theta", self.positive("rope_theta", 10000.0))
-        self.require("partial_rotary_factor", 1.0)
-        inner.require("partial_rotary_factor", 1.0)
-        kind = scaling.get("rope_type") or scaling.get("type") or "default"
-        if kind == "default":
-            return Rope(theta=theta)
-        if kind == "linear":
-            return Rope(theta=theta, kind="linear", factor=inner.positive("factor"))
-        if kind == "llama3":
-            original = inner.count("original_max_position_embeddings")
-            self.require("original_max_position_embeddings", original)  # some files say it here too
-            low, high = inner.positive("low_freq_factor"), inner.positive("high_freq_factor")
-            if low >= high:
-                raise CheckpointError(
-                    f"config.json says low_freq_factor={low} and high_freq_factor={high}; the first must be smaller."
-                )
-            return Rope(
-                theta=theta,
-                kind="llama3",
-                factor=inner.positive("factor"),
-                low_freq_factor=low,
-                high_freq_factor=high,
-                original_max_position=original,
-            )
-        raise CheckpointError(
-            f"config.json asks for rope scaling {kind!r:.200}, which llmserve does not implement; it computes default, "
-            "linear and llama3."
-        )
+        return ACTIVATIONS[name]
 
 
-def decoder_config(hf: HfConfig, family: str, *, qkv_bias: bool, o_bias: bool, mlp_bias: bool, qk_norm: bool,
-                   windows: tuple[int | None, ...]) -> ModelConfig:  # fmt: skip
-    """What Llama-like families have in common; the keyword arguments are where they differ."""
-    hf.require("hidden_act", "silu", "swish")
+def decoder_config(
+    hf: HfConfig,
+    family: str,
+    *,
+    windows: tuple[int | None, ...],
+    activation: str = "hidden_act",
+    interleaved: bool = False,
+    turning: float | None = None,
+    **differences: Any,
+) -> ModelConfig:
+    """What Llama-like families have in common; `differences` are the fields of ModelConfig in which one differs.
+
+    `activation`: the key that names it. `turning`: the share of a head that rotates, where config.json does not say,
+    None: always all of it; `interleaved`: neighbours turn together.
+    """
     hf.require("quantization_config")
     hf.require("dual_chunk_attention_config")  # Qwen2.5-1M
     hf.require("use_mrope", False)
@@ -127,6 +115,29 @@ def decoder_config(hf: HfConfig, family: str, *, qkv_bias: bool, o_bias: bool, m
     hidden = hf.count("hidden_size")
     kv_heads = hf.count("num_key_value_heads", heads)
     head_dim = hf.count("head_dim", None) or hidden // heads
+    check_heads(heads, kv_heads, head_dim)
+    position = hf.count("max_position_embeddings")
+    rope, position = read_rope(hf, head_dim, position, turning, interleaved)
+    fields = {
+        "family": family,
+        "vocab_size": hf.count("vocab_size"),
+        "hidden_size": hidden,
+        "intermediate_size": hf.count("intermediate_size"),
+        "num_layers": hf.count("num_hidden_layers", most=MAX_LAYERS),
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "max_position": position,
+        "norm_eps": hf.positive("rms_norm_eps", 1e-6),
+        "rope": rope,
+        "tie_embeddings": hf.get("tie_word_embeddings", bool, False),
+        "activation": hf.activation(activation, "silu"),
+        "sliding_windows": windows,
+    }
+    return ModelConfig(**{**fields, **differences})
+
+
+def check_heads(heads: int, kv_heads: int, head_dim: int) -> None:
     if heads % kv_heads:
         raise CheckpointError(
             f"config.json says num_attention_heads={heads} and num_key_value_heads={kv_heads}; the one must be a "
@@ -136,55 +147,3 @@ def decoder_config(hf: HfConfig, family: str, *, qkv_bias: bool, o_bias: bool, m
         raise CheckpointError(
             f"config.json implies head_dim={head_dim}; rotary embedding needs an even number from 2 to {MAX_HEAD_DIM}."
         )
-    return ModelConfig(
-        family=family,
-        vocab_size=hf.count("vocab_size"),
-        hidden_size=hidden,
-        intermediate_size=hf.count("intermediate_size"),
-        num_layers=hf.count("num_hidden_layers", most=MAX_LAYERS),
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        max_position=hf.count("max_position_embeddings"),
-        norm_eps=hf.positive("rms_norm_eps", 1e-6),
-        rope=hf.rope(),
-        tie_embeddings=hf.get("tie_word_embeddings", bool, False),
-        qkv_bias=qkv_bias,
-        o_bias=o_bias,
-        mlp_bias=mlp_bias,
-        qk_norm=qk_norm,
-        sliding_windows=windows,
-    )
-
-
-def llama_like_sources(config: ModelConfig) -> DecoderSources:
-    """The tensor names of `LlamaForCausalLM` and the families that kept them."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    q_rows, kv_rows = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-
-    def layer(i: int) -> LayerSources:
-        at = f"model.layers.{i}"
-        return LayerSources(
-            attention_norm=f"{at}.input_layernorm.weight",
-            attention=AttentionSources(
-                q=Stacked(f"{at}.self_attn.q_proj", q_rows),
-                k=Stacked(f"{at}.self_attn.k_proj", kv_rows),
-                v=Stacked(f"{at}.self_attn.v_proj", kv_rows),
-                o=Stacked(f"{at}.self_attn.o_proj", hidden),
-                q_norm=f"{at}.self_attn.q_norm.weight" if config.qk_norm else None,
-                k_norm=f"{at}.self_attn.k_norm.weight" if config.qk_norm else None,
-            ),
-            mlp_norm=f"{at}.post_attention_layernorm.weight",
-            mlp=MLPSources(
-                gate=Stacked(f"{at}.mlp.gate_proj", inner),
-                up=Stacked(f"{at}.mlp.up_proj", inner),
-                down=Stacked(f"{at}.mlp.down_proj", hidden),
-            ),
-        )
-
-    return DecoderSources(
-        embedding="model.embed_tokens.weight",
-        layers=tuple(layer(i) for i in range(config.num_layers)),
-        norm="model.norm.weight",
-        head="lm_head.weight",
-    )

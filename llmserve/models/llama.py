@@ -1,24 +1,18 @@
-"""Llama 2 and 3 (Touvron et al. 2023; Llama Team 2024), with linear or llama3 rope scaling."""
+"""Llama 2 and 3 (Touvron et al. 2023; Llama Team 2024)."""
 
 from __future__ import annotations
 
 from llmserve.config import ModelConfig
 from llmserve.models import Family
-from llmserve.models.hf import HfConfig, decoder_config, llama_like_sources
+from llmserve.models.hf import HfConfig, decoder_config
+from llmserve.models.sources import llama_like
 
 
 def read_config(hf: HfConfig) -> ModelConfig:
     hf.require("sliding_window")
-    attention_bias = hf.get("attention_bias", bool, False)
-    return decoder_config(
-        hf,
-        "llama",
-        qkv_bias=attention_bias,
-        o_bias=attention_bias,
-        mlp_bias=hf.get("mlp_bias", bool, False),
-        qk_norm=False,
-        windows=hf.windows(None),
-    )
+    bias = hf.get("attention_bias", bool, False)
+    mlp_bias = hf.get("mlp_bias", bool, False)
+    return decoder_config(hf, "llama", windows=hf.windows(None), qkv_bias=bias, o_bias=bias, mlp_bias=mlp_bias)
 
 
-FAMILY = Family("llama", read_config, llama_like_sources)
+FAMILY = Family("llama", read_config, llama_like)

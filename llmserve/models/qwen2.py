@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from llmserve.config import ModelConfig
 from llmserve.models import Family
-from llmserve.models.hf import HfConfig, decoder_config, llama_like_sources
+from llmserve.models.hf import HfConfig, decoder_config
+from llmserve.models.sources import llama_like
 
 DEFAULTS = {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}
 """Of transformers' Qwen configurations, for config.json files that leave keys away."""
@@ -19,9 +20,7 @@ def sliding_windows(hf: HfConfig) -> tuple[int | None, ...]:
 
 def read_config(hf: HfConfig) -> ModelConfig:
     hf = hf.with_defaults(**DEFAULTS)
-    return decoder_config(
-        hf, "qwen2", qkv_bias=True, o_bias=False, mlp_bias=False, qk_norm=False, windows=sliding_windows(hf)
-    )
+    return decoder_config(hf, "qwen2", windows=sliding_windows(hf), qkv_bias=True)
 
 
-FAMILY = Family("qwen2", read_config, llama_like_sources)
+FAMILY = Family("qwen2", read_config, llama_like)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from llmserve.config import ModelConfig
 from llmserve.models import Family
-from llmserve.models.hf import HfConfig, decoder_config, llama_like_sources
+from llmserve.models.hf import HfConfig, decoder_config
 from llmserve.models.qwen2 import DEFAULTS, sliding_windows
+from llmserve.models.sources import llama_like
 
 
 def read_config(hf: HfConfig) -> ModelConfig:
     hf = hf.with_defaults(**DEFAULTS, head_dim=128)
     bias = hf.get("attention_bias", bool, False)
-    return decoder_config(
-        hf, "qwen3", qkv_bias=bias, o_bias=bias, mlp_bias=False, qk_norm=True, windows=sliding_windows(hf)
-    )
+    return decoder_config(hf, "qwen3", windows=sliding_windows(hf), qkv_bias=bias, o_bias=bias, qk_norm=True)
 
 
-FAMILY = Family("qwen3", read_config, llama_like_sources)
+FAMILY = Family("qwen3", read_config, llama_like)

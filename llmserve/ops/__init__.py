@@ -12,11 +12,13 @@ requests.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
 from llmserve.ops.packed import PackedMatrix
+
+Activation = Literal["silu", "gelu_tanh"]
 
 Array = Any
 """Activations, one row a token: a torch tensor for the reference, a place in a program for the CPU table."""
@@ -29,6 +31,24 @@ Cache = Any
 
 
 @dataclass(frozen=True, slots=True)
+class Normalisation:
+    """RMSNorm (Zhang & Sennrich 2019); with a bias LayerNorm (Ba et al. 2016). Computed in fp32."""
+
+    weight: Weights
+    eps: float
+    bias: Weights | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """How far pair i of a head turns per position. A sequence turns by one of several sets, which its plan names."""
+
+    inverse_frequencies: Tensor  # [sets, D/2] fp32; 0: a pair that does not turn
+    factor: float  # of cosine and sine
+    logn_from: int  # queries of positions p from here on grow by log(p + 1) / log(logn_from) (Qwen v1); 0: none do
+
+
+@dataclass(frozen=True, slots=True)
 class Heads:
     """The shape of one layer's attention. Query head h reads KV head h // (heads / kv_heads)."""
 
@@ -36,10 +56,25 @@ class Heads:
     kv_heads: int
     head_dim: int
     scale: float  # of the scores
+    softcap: float  # scores become cap · tanh(score / cap) (Gemma 2); 0: they stay
     window: int | None  # each token sees only the last that many positions, its own included (Mistral)
-    q_norm: Weights | None  # RMSNorm of each head's query and key before rotation (Qwen3)
-    k_norm: Weights | None
-    norm_eps: float
+    q_norm: Normalisation | None  # of each head's query and key before rotation (Qwen3)
+    k_norm: Normalisation | None
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """How tokens choose among `experts`: the softmax of the router's outputs, of which the `per_token` largest count.
+
+    Of equals the one that comes first. `shared`: the router has one output more, whose sigmoid weighs the expert that
+    sees every token (Qwen2-MoE).
+    """
+
+    experts: int
+    per_token: int
+    renormalise: bool  # the chosen ones' weights are scaled to a sum of 1
+    shared: bool
+    activation: Activation  # of the experts
 
 
 class Ops(Protocol):
@@ -53,23 +88,28 @@ class Ops(Protocol):
     def tensor(self, stored: Tensor) -> Weights:
         """Take a stored vector (or a table that is read by row), once, at load."""
 
-    def embedding(self, table: Weights, first: int) -> Array:
-        """table [N, H] holds token ids first … first+N-1 → [T, H] of the step's tokens, 0 where an id is elsewhere."""
+    def embedding(self, table: Weights, first: int, scale: float, positions: Weights | None) -> Array:
+        """table [N, H] holds token ids first … first+N-1 → [T, H] of the step's tokens, 0 where an id is elsewhere.
+
+        Times `scale`; plus the row of `positions` [P, H] that belongs to a token's position.
+        """
 
     def all_reduce(self, x: Array) -> Array:
         """The sum over ranks."""
 
-    def rms_norm(self, x: Array, weight: Weights, eps: float) -> tuple[Array, Array]:
-        """x [T, H], weight [H] → (x / rms(x) · weight, x), the former computed in fp32 (Zhang & Sennrich 2019)."""
+    def norm(self, x: Array, norm: Normalisation) -> tuple[Array, Array]:
+        """x [T, H] → (norm(x), x)."""
 
-    def add_rms_norm(self, x: Array, residual: Array, weight: Weights, eps: float) -> tuple[Array, Array]:
-        """(rms_norm(x + residual), x + residual); may add in place."""
+    def add_norm(
+        self, x: Array, residual: Array, norm: Normalisation, post: Normalisation | None
+    ) -> tuple[Array, Array]:
+        """total = residual + post(x) → (norm(total), total); may add in place. post None: x as it is."""
 
-    def last_norm(self, x: Array, residual: Array, weight: Weights, eps: float) -> Array:
-        """rms_norm(x + residual) of the R rows whose logits are wanted, and of no others: [R, H]."""
+    def last_norm(self, x: Array, residual: Array, norm: Normalisation, post: Normalisation | None) -> Array:
+        """norm(residual + post(x)) of the R rows whose logits are wanted, and of no others: [R, H]."""
 
-    def angles(self, inverse_frequencies: Tensor) -> Array:
-        """[D/2] fp32 → cos and sin of position · frequency for each of the step's tokens; once for all layers."""
+    def angles(self, rotation: Rotation) -> Array:
+        """What the step's tokens are turned by; once for all layers."""
 
     def attention(self, qkv: Array, heads: Heads, angles: Array, cache: Cache) -> Array:
         """qkv [T, (heads + 2 · kv_heads) · D] → [T, heads · D].
@@ -81,5 +121,23 @@ class Ops(Protocol):
     def linear(self, x: Array, weight: Weights, bias: Weights | None) -> Array:
         """x [T, K] · weight [N, K]ᵀ + bias [N] → [T, N]."""
 
-    def silu_gated(self, x: Array, gate_up: Weights, bias: Weights | None) -> Array:
-        """gate_up [2·I, K] → silu(x · gateᵀ) · (x · upᵀ), [T, I] (SwiGLU, Shazeer 2020). I is a multiple of 32."""
+    def gated(self, x: Array, gate_up: Weights, bias: Weights | None, activation: Activation) -> Array:
+        """gate_up [2·I, K] → act(x · gateᵀ) · (x · upᵀ), [T, I] (SwiGLU, Shazeer 2020). I is a multiple of 32."""
+
+    def activate(self, x: Array, activation: Activation) -> Array:
+        """act(x), number by number. silu: x · sigmoid(x); gelu_tanh: Hendrycks & Gimpel 2016, by tanh."""
+
+    def softcap(self, logits: Array, cap: float) -> Array:
+        """cap · tanh(logit / cap), number by number; may write in place."""
+
+    def route(self, x: Array, router: Weights, routing: Routing) -> Array:
+        """x [T, H], router [experts (+ 1), H] → which experts each token goes to, and with what weights."""
+
+    def experts(
+        self, x: Array, routes: Array, gate_up: Weights, down: Weights, shared: Array | None, routing: Routing
+    ) -> Array:
+        """x [T, H] → Σ over a token's experts e, in their order, of weight · down_e(act(gate_e(x)) · up_e(x)), [T, H].
+
+        gate_up [experts · 2·I, H] and down [experts · H, I] hold one expert after the other, every matrix padded to
+        whole panels of 32 rows. shared [T, H] is added with its own weight.
+        """

@@ -15,6 +15,7 @@ class Span:
     length: int
     context: int  # positions the span's last token attends to, itself included
     row: int  # of the block table
+    variant: int = 0  # which set of rotation frequencies
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,11 +84,11 @@ def plain_per_row(values: Tensor, rows: int) -> Tensor:
 
 def unpack(packed: PackedMatrix) -> Tensor:
     """W [rows, cols] fp32, the exact values that `linear` multiplies by."""
-    values = from_panels(packed.kind, packed.weight, packed.rows, packed.cols).float()
+    values = from_panels(packed.kind, packed.weight, packed.rows, padded(packed.cols)).float()
     if packed.scale is None:
-        return values
+        return values[:, : packed.cols]
     if packed.kind == "u8":
-        return (values - 128) * packed.scale.flatten()[: packed.rows, None]
+        return (values[:, : packed.cols] - 128) * packed.scale.flatten()[: packed.rows, None]
     zero = 8 if packed.zero is None else plain_per_row(packed.zero, packed.rows).float()[:, :, None]
     scale = plain_per_row(packed.scale, packed.rows).float()[:, :, None]
-    return ((values.unflatten(1, (-1, packed.group_size)) - zero) * scale).flatten(1)
+    return ((values.unflatten(1, (-1, packed.group_size)) - zero) * scale).flatten(1)[:, : packed.cols]

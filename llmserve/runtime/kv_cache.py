@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from llmserve.config import EngineConfig, ModelConfig
+from llmserve.config import EngineConfig, ModelConfig, RopeVariants
 from llmserve.errors import ConfigError
 
 KVKind = Literal["float32", "bfloat16", "int8"]
@@ -27,6 +27,7 @@ class KVPlan:
     block_size: int  # tokens
     block_bytes: int  # on each rank, keys and values of all layers
     max_model_len: int
+    variants: RopeVariants  # by which the keys are rotated
 
     @property
     def num_tokens(self) -> int:
@@ -65,7 +66,8 @@ def plan_kv_cache(config: EngineConfig, model: ModelConfig, kind: KVKind, tp_siz
             f"the KV cache holds {tokens} tokens, less than --max-model-len {longest}; raise --kv-cache-memory to at "
             f"least {-(-longest // size) * block_bytes} bytes per rank, or lower --max-model-len to {tokens}."
         )
-    return KVPlan(kind, num_blocks, size, block_bytes, min(longest, tokens))
+    variants = model.rope.variants(model.max_position)
+    return KVPlan(kind, num_blocks, size, block_bytes, min(longest, tokens), variants)
 
 
 def check_memory(plan: KVPlan, ranks: int) -> None:

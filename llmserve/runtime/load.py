@@ -81,7 +81,10 @@ def load_runner(
 ) -> Loaded:
     """`cores`: of this rank's threads. Raises ConfigError or EngineDirError in one sentence."""
     manifest = engine.manifest
-    layout = make_layout(manifest.quant, manifest.head_quant, manifest.group_size, manifest.dtype, comm.rank, comm.size)
+    layout = make_layout(
+        manifest.quant, manifest.head_quant, manifest.group_size, manifest.dtype, comm.rank, comm.size,
+        manifest.zero_points,
+    )  # fmt: skip
     model = make_model(manifest.model, layout)
     kv_heads = layout.cut_kv_heads(manifest.model.num_kv_heads)
     heads_here = kv_heads[1] - kv_heads[0]

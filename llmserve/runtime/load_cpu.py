@@ -64,7 +64,7 @@ def load_cpu(
     program = kernels.Program(
         _pool(kernels, cores), isa.name, max_tokens=most, rows=config.max_num_seqs,
         columns=-(-kv.max_model_len // kv.block_size), num_blocks=kv.num_blocks, block_size=kv.block_size,
-        vocab_size=shape.vocab_size, team=team,
+        vocab_size=shape.vocab_size, variants=1 + len(kv.variants.lengths), team=team,
     )  # fmt: skip
     recorder = Recorder(program, isa, config.activations, most, team, shared, comm.rank, comm.size)
     take_shard(engine, model, comm.rank, recorder)

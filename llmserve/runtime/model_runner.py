@@ -70,7 +70,7 @@ class ModelRunner:
                     chunk.new_blocks, dtype=torch.int32, device=device
                 )
             length = len(chunk.tokens)
-            spans.append(Span(first, length, chunk.start + length, chunk.row))
+            spans.append(Span(first, length, chunk.start + length, chunk.row, chunk.variant))
             first += length
             logit_rows.extend(range(first - chunk.logits, first))
         tokens = torch.tensor(list(chain.from_iterable(c.tokens for c in plan.chunks)), device=device)

@@ -21,13 +21,26 @@ class Want(NamedTuple):
     """What one row of logits is for."""
 
     params: SamplingParams
-    position: int  # of the token to be chosen, counted from the prompt's first
+    position: int  # of the token that the row foretells, counted from the prompt's first
     num_generated: int  # tokens of the answer before it
+    given: int | None = None  # that token, where it is not to be chosen: only its log-probabilities are wanted
 
     @property
     def banned(self) -> frozenset[int]:
         """Tokens that cannot be chosen here; some may be none of the model's."""
-        return self.params.stop_token_ids if self.num_generated < self.params.min_tokens else frozenset()
+        free = self.given is not None or self.num_generated >= self.params.min_tokens
+        return frozenset() if free else self.params.stop_token_ids
+
+    @property
+    def logprobs(self) -> int | None:
+        """As in SamplingParams, of this row."""
+        return self.params.logprobs if self.given is None else self.params.prompt_logprobs
+
+    @property
+    def u(self) -> float:
+        """Where the distribution is inverted."""
+        draws = self.given is None and self.params.temperature > 0
+        return uniform(self.params.seed, self.position) if draws else 0.0
 
 
 class Sampler(Protocol):
@@ -36,7 +49,7 @@ class Sampler(Protocol):
     name: str
 
     def sample(self, logits: Tensor, wants: list[Want]) -> list[Sampled]:
-        """logits [R, vocab_size] fp32, one want a row → one token a row."""
+        """logits [R, vocab_size] fp32, one want a row → one token a row, that which is given where one is."""
 
 
 def uniform(seed: int, position: int) -> float:
@@ -78,10 +91,11 @@ class CpuSampler:
             array("d", [p.temperature for p in params]),
             array("i", [p.top_k for p in params]),
             array("d", [p.top_p for p in params]),
-            array("d", [uniform(w.params.seed, w.position) if w.params.temperature > 0 else 0.0 for w in wants]),
-            array("i", [-1 if p.logprobs is None else p.logprobs for p in params]),
+            array("d", [w.u for w in wants]),
+            array("i", [-1 if w.logprobs is None else w.logprobs for w in wants]),
             banned,
             ends,
+            array("i", [-1 if w.given is None else w.given for w in wants]),
         )
         return [_NOT_NUMBERS if row is None else Sampled(row[0], row[1] and TokenLogprobs(*row[1])) for row in rows]
 
@@ -103,16 +117,17 @@ class TorchSampler:
 
 
 def _sample_row(row: Tensor, want: Want, best: int) -> Sampled:
-    params = want.params
-    candidates = row
+    token = _choose(row, want, best) if want.given is None else want.given
+    return Sampled(token, None if want.logprobs is None else _logprobs(row, token, want.logprobs))
+
+
+def _choose(row: Tensor, want: Want, best: int) -> int:
+    """`best`: the row's largest."""
     if banned := [t for t in want.banned if 0 <= t < len(row)]:
-        candidates = row.clone()
-        candidates[banned] = -torch.inf
-        best = int(candidates.argmax())
-    token = best
-    if params.temperature > 0:
-        token = _draw(candidates, params, uniform(params.seed, want.position))
-    return Sampled(token, None if params.logprobs is None else _logprobs(row, token, params.logprobs))
+        row = row.clone()
+        row[banned] = -torch.inf
+        best = int(row.argmax())
+    return _draw(row, want.params, want.u) if want.params.temperature > 0 else best
 
 
 def _draw(row: Tensor, params: SamplingParams, u: float) -> int:
@@ -137,4 +152,5 @@ def _draw(row: Tensor, params: SamplingParams, u: float) -> int:
 def _logprobs(row: Tensor, token: int, count: int) -> TokenLogprobs:
     logs = row.log_softmax(0)
     values, ids = logs.topk(min(count, len(row)))
-    return TokenLogprobs(float(logs[token]), tuple(zip(ids.tolist(), values.tolist(), strict=True)))
+    rank = 1 + int((row > row[token]).sum()) + int((row[:token] == row[token]).sum())
+    return TokenLogprobs(float(logs[token]), tuple(zip(ids.tolist(), values.tolist(), strict=True)), rank)

@@ -13,6 +13,10 @@ from typing import NamedTuple
 from llmserve.request import TokenLogprobs
 
 
+HEADER_WORDS = 7
+"""Of a chunk on the wire, before its tokens."""
+
+
 class Chunk(NamedTuple):
     """Compute `tokens` of the sequence in block-table row `row`, at positions start, start + 1, …
 
@@ -20,8 +24,9 @@ class Chunk(NamedTuple):
     `first_block` stay as earlier plans left them. Position p lives in block `table[p // block_size]`. A row may get
     more blocks than this chunk fills.
 
-    `logits`: how many of the chunk's last positions logits are wanted for, 0 … len(tokens). The scheduler asks for 0
-    (more of the prompt is to come) or 1 (a token is sampled). Logits rows are ordered by chunk, then by position.
+    `logits`: how many of the chunk's last positions logits are wanted for, 0 … len(tokens). None of those have any use
+    while more of a prompt is to come, unless log-probabilities of its tokens are asked for; the last one's yield the
+    next token. Logits rows are ordered by chunk, then by position.
     """
 
     row: int
@@ -30,14 +35,15 @@ class Chunk(NamedTuple):
     tokens: tuple[int, ...]
     new_blocks: tuple[int, ...]
     logits: int
+    variant: int = 0  # which set of rotation frequencies the sequence turns by; the same in all its chunks
 
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
     """The chunks of one step; no two have the same row.
 
-    On the wire: the number of chunks, then for each chunk row, start, first_block, logits, the number of tokens and of
-    new blocks, the tokens, the blocks. So no plan encodes to an empty array, which is a worker's order to stop.
+    On the wire: the number of chunks, then for each chunk row, start, first_block, logits, variant, the number of tokens
+    and of new blocks, the tokens, the blocks. So no plan encodes to an empty array, which is a worker's order to stop.
     """
 
     chunks: tuple[Chunk, ...]
@@ -53,8 +59,8 @@ class StepPlan:
     def encode(self) -> array[int]:
         """The plan as int32 words. OverflowError if a number does not fit."""
         words = [len(self.chunks)]
-        for row, start, first_block, tokens, new_blocks, logits in self.chunks:
-            words += (row, start, first_block, logits, len(tokens), len(new_blocks))
+        for row, start, first_block, tokens, new_blocks, logits, variant in self.chunks:
+            words += (row, start, first_block, logits, variant, len(tokens), len(new_blocks))
             words += tokens
             words += new_blocks
         return array("i", words)
@@ -68,16 +74,16 @@ class StepPlan:
         chunks = []
         at = 1
         for _ in range(flat[0]):
-            header = flat[at : at + 6]
-            if len(header) < 6 or min(header) < 0:
+            header = flat[at : at + HEADER_WORDS]
+            if len(header) < HEADER_WORDS or min(header) < 0:
                 raise ValueError(f"not a step plan: no chunk begins at word {at} of {len(flat)}: {header}")
-            row, start, first_block, logits, num_tokens, num_blocks = header
-            blocks_at = at + 6 + num_tokens
+            row, start, first_block, logits, variant, num_tokens, num_blocks = header
+            blocks_at = at + HEADER_WORDS + num_tokens
             end = blocks_at + num_blocks
             if not 0 < num_tokens >= logits:
                 raise ValueError(f"not a step plan: the chunk at word {at} of {len(flat)} is impossible: {header}")
-            tokens, new_blocks = tuple(flat[at + 6 : blocks_at]), tuple(flat[blocks_at:end])
-            chunks.append(Chunk(row, start, first_block, tokens, new_blocks, logits))
+            tokens, new_blocks = tuple(flat[at + HEADER_WORDS : blocks_at]), tuple(flat[blocks_at:end])
+            chunks.append(Chunk(row, start, first_block, tokens, new_blocks, logits, variant))
             at = end
         if at != len(flat):
             raise ValueError(f"not a step plan: it ends at word {at}, but {len(flat)} came")
@@ -85,7 +91,10 @@ class StepPlan:
 
 
 class Sampled(NamedTuple):
-    """What the sampler made of one row of logits: a token, or with `error` one sentence why there is none."""
+    """What the sampler made of one row of logits: a token, or with `error` one sentence why there is none.
+
+    Where the sequence has the token already, it is that one, and `logprobs` is what was wanted.
+    """
 
     token: int
     logprobs: TokenLogprobs | None = None

@@ -18,7 +18,10 @@ from llmserve.request import Request, SamplingParams
 from llmserve.runtime.load import device_of, load_runner
 from tests.forward import Forward
 
-FAMILIES = ("llama", "llama3-rope-scaling", "mistral", "qwen2", "qwen2-tied", "qwen3")
+FAMILIES = (
+    "chatglm2", "chatglm3", "gemma2", "glm", "glm4", "gpt2", "llama", "llama3-rope-scaling", "mistral", "mixtral", "phi3",
+    "qwen1", "qwen1-ntk-logn", "qwen2", "qwen2-moe", "qwen2-tied", "qwen3", "qwen3-moe",
+)  # fmt: skip
 
 
 class Golden(NamedTuple):

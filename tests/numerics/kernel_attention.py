@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmserve.ops import Heads
+from llmserve.ops import Heads, Normalisation
 from llmserve.ops.batch import Batch, Span
 from llmserve.ops.packed import padded
-from llmserve.ops.reference import attend, rms_norm, rotate, write_kv
+from llmserve.ops.reference import attend, normalise, rotate, write_kv
 from llmserve.scheduler.plan import Chunk
 from tests.numerics.kernel_program import at, generator, inverse_scale, kernels, padded_vector, pool, words
 
@@ -26,6 +26,7 @@ class Layer:
     dim: int
     window: int = 0
     normed: bool = False
+    softcap: float = 0.0
 
     @property
     def heads(self) -> int:
@@ -92,7 +93,7 @@ class Player:
         )  # fmt: skip
         self._program.attention(
             cache=cache, heads=layer.heads, window=layer.window, q=at(self._q), out=at(self._out), scale=layer.scale,
-            softcap=0.0,
+            softcap=layer.softcap,
         )  # fmt: skip
 
     def step(self, chunks: Sequence[tuple[int, int, Tensor, Sequence[int]]]) -> list[Tensor]:
@@ -125,9 +126,10 @@ def reference(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
     n, dim = len(x), layer.dim
     q, k, v = (part.unflatten(1, (-1, dim)) for part in x.split(
         [layer.heads * dim, layer.kv_heads * dim, layer.kv_heads * dim], dim=1))  # fmt: skip
-    heads = Heads(layer.heads, layer.kv_heads, dim, layer.scale, layer.window or None, *layer.norms, Player.EPS)
+    norms = [None if w is None else Normalisation(w, Player.EPS) for w in layer.norms]
+    heads = Heads(layer.heads, layer.kv_heads, dim, layer.scale, layer.softcap, layer.window or None, *norms)
     if heads.q_norm is not None:
-        q, k = rms_norm(q, heads.q_norm, Player.EPS), rms_norm(k, heads.k_norm, Player.EPS)
+        q, k = normalise(q, heads.q_norm), normalise(k, heads.k_norm)
     angles = torch.arange(n)[:, None].float() * layer.inverse
     cos, sin = angles.double().cos().float(), angles.double().sin().float()  # to the last bit, as K will be rounded
     q, k = rotate(q, cos, sin), rotate(k, cos, sin)
@@ -144,7 +146,7 @@ def reference(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
             2, 1, n, layer.kv_heads, dim, dtype=torch.bfloat16 if layer.kind == "bf16" else torch.float32
         )
         write_kv(k, values, cache, slots)
-        results.append(attend(q.double(), cache, batch, span, layer.scale, heads.window).flatten(1))
+        results.append(attend(q.double(), cache, batch, span, heads).flatten(1))
     return results[0], results[1]
 
 

@@ -28,6 +28,7 @@ class Case:
     dim: int
     window: int
     normed: bool
+    softcap: float
     lengths: tuple[int, ...]
     shared: tuple[int, ...]  # of each but the first: blocks that it shares with the first
     block_size: int
@@ -36,7 +37,7 @@ class Case:
     seed: int
 
     def layer(self, kind: str) -> Layer:
-        return Layer(kind, self.group, self.kv_heads, self.dim, self.window, self.normed)
+        return Layer(kind, self.group, self.kv_heads, self.dim, self.window, self.normed, self.softcap)
 
 
 @st.composite
@@ -48,6 +49,7 @@ def cases(draw: st.DrawFn) -> Case:
         dim=draw(st.sampled_from(DIMS)),
         window=draw(st.sampled_from(WINDOWS)),
         normed=draw(st.booleans()),
+        softcap=draw(st.sampled_from([0.0, 0.0, 1.5, 30.0])),
         lengths=tuple(draw(st.lists(st.integers(1, 180), min_size=count, max_size=count))),
         shared=tuple(draw(st.lists(st.integers(0, 3), min_size=count - 1, max_size=count - 1))),
         block_size=draw(st.sampled_from([16, 32, 64])),

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from llmserve.ops import Normalisation
 from llmserve.ops.batch import Batch
 from llmserve.ops.reference import Matrix, ReferenceOps, rotate, write_kv
 
@@ -31,7 +32,7 @@ def close(ours: Tensor, exact: Tensor, *, roundings: int = 4) -> bool:
 
 
 def plain(weight: Tensor) -> Matrix:
-    return Matrix(weight, None, 0)
+    return Matrix(weight, weight.shape[1], None, 0)
 
 
 def at_step(tokens: list[int] | None = None, logit_rows: list[int] | None = None) -> ReferenceOps:
@@ -52,7 +53,7 @@ def norm_of(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 @few
 def test_rms_norm(tokens: int, size: int, eps: float, dtype: torch.dtype, seed: int) -> None:
     x, weight = randn(tokens, size, seed=seed, dtype=dtype), randn(size, seed=seed + 1, dtype=dtype)
-    normed, same = OPS.rms_norm(x, weight, eps)
+    normed, same = OPS.norm(x, Normalisation(weight, eps))
     assert same is x
     assert normed.dtype == dtype
     assert close(normed, norm_of(x, weight, eps))
@@ -63,7 +64,7 @@ def test_rms_norm(tokens: int, size: int, eps: float, dtype: torch.dtype, seed: 
 def test_add_rms_norm_is_the_sum_and_its_norm(tokens: int, size: int, dtype: torch.dtype, seed: int) -> None:
     x, residual, weight = (randn(*shape, seed=seed + i, dtype=dtype) for i, shape in
                            enumerate([(tokens, size), (tokens, size), (size,)]))  # fmt: skip
-    normed, total = OPS.add_rms_norm(x, residual, weight, 1e-6)
+    normed, total = OPS.add_norm(x, residual, Normalisation(weight, 1e-6), None)
     assert torch.equal(total, x + residual)
     assert close(normed, norm_of(total, weight, 1e-6))
 
@@ -75,7 +76,7 @@ def test_silu_gated(tokens: int, inner: int, dtype: torch.dtype, seed: int) -> N
     gate_up = 4 * randn(tokens, 2 * inner, seed=seed, dtype=dtype)
     gate, up = gate_up[:, :inner].double(), gate_up[:, inner:].double()
     assert close(
-        OPS.silu_gated(gate_up, plain(torch.eye(2 * inner, dtype=dtype)), None), gate / (1 + torch.exp(-gate)) * up
+        OPS.gated(gate_up, plain(torch.eye(2 * inner, dtype=dtype)), None, "silu"), gate / (1 + torch.exp(-gate)) * up
     )
 
 
@@ -84,8 +85,8 @@ def test_silu_gated(tokens: int, inner: int, dtype: torch.dtype, seed: int) -> N
 def test_last_norm_is_of_the_wanted_rows_and_no_others(tokens: int, size: int, data: st.DataObject) -> None:
     rows = data.draw(st.lists(st.integers(0, tokens - 1), unique=True))
     x, residual, weight = randn(tokens, size, seed=0), randn(tokens, size, seed=1), randn(size, seed=2)
-    whole, _ = OPS.add_rms_norm(x, residual, weight, 1e-6)
-    assert torch.equal(at_step(logit_rows=rows).last_norm(x, residual, weight, 1e-6), whole[rows])
+    whole, _ = OPS.add_norm(x, residual, Normalisation(weight, 1e-6), None)
+    assert torch.equal(at_step(logit_rows=rows).last_norm(x, residual, Normalisation(weight, 1e-6), None), whole[rows])
 
 
 @given(st.integers(1, 40), st.integers(1, 4), st.data())
@@ -96,7 +97,7 @@ def test_shares_of_an_embedding_add_up_to_the_whole(vocab: int, ranks: int, data
     cuts = sorted([0, vocab, *data.draw(st.lists(st.integers(0, vocab), min_size=ranks - 1, max_size=ranks - 1))])
     ops = at_step(tokens=ids.tolist())
     for take in (lambda rows: rows, plain):  # a table by rows, and one that is the head's matrix as well
-        shares = [ops.embedding(take(table[a:b]), a) for a, b in pairwise(cuts) if b > a]
+        shares = [ops.embedding(take(table[a:b]), a, 1.0, None) for a, b in pairwise(cuts) if b > a]
         assert torch.equal(sum(shares), table[ids])
 
 
@@ -138,4 +139,4 @@ def test_linear(tokens: int, rows: int, cols: int, biased: bool, dtype: torch.dt
 def test_an_infinite_activation_does_not_become_a_number() -> None:
     """An overflow must reach the logits, where it is seen, and not be hidden on the way."""
     x = torch.tensor([[1.0, math.inf, 2.0]])
-    assert not OPS.rms_norm(x, torch.ones(3), 1e-6)[0].isfinite().all()
+    assert not OPS.norm(x, Normalisation(torch.ones(3), 1e-6))[0].isfinite().all()

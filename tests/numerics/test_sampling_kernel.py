@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ class Ask:
     u: float = 0.5
     num_top: int = -1
     banned: tuple[int, ...] = ()
+    given: int = -1
 
 
 def ask_kernel(isa: str, rows: np.ndarray, asks: list[Ask]) -> list[Any]:
@@ -54,6 +55,7 @@ def ask_kernel(isa: str, rows: np.ndarray, asks: list[Ask]) -> list[Any]:
         array("i", [a.num_top for a in asks]),
         array("i", [t for a in asks for t in a.banned]),
         array("i", ends),
+        array("i", [a.given for a in asks]),
     )
 
 
@@ -234,23 +236,39 @@ def test_logprobs_are_the_log_softmax_of_the_row(kind: str, size: int, seed: int
     ask = Ask(ask.temperature, ask.top_k, ask.top_p, ask.u, num_top, ask.banned)
     bare = Ask(ask.temperature, ask.top_k, ask.top_p, ask.u, -1, ask.banned)
     for isa in SETS:
-        ((token, (chosen, top)),) = ask_kernel(isa, row[None], [ask])
+        ((token, (chosen, top, rank)),) = ask_kernel(isa, row[None], [ask])
         assert ask_kernel(isa, row[None], [bare]) == [(token, None)]
         assert chosen == pytest.approx(logs[token], abs=1e-5)
         assert [t for t, _ in top] == order.tolist()
         assert [v for _, v in top] == pytest.approx(logs[order], abs=1e-5)
         assert all(v == chosen for t, v in top if t == token)
+        assert rank == 1 + np.argsort(-exact, kind="stable").tolist().index(token)
+
+
+@given(st.sampled_from(KINDS), st.integers(1, 2100), st.integers(0, 2**32 - 1), st.integers(0, 20), ASKS, st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_given_token_is_told_of_as_if_it_had_been_chosen(
+    kind: str, size: int, seed: int, num_top: int, ask: Ask, data: st.DataObject
+) -> None:
+    row, token = random_row(kind, size, seed), data.draw(st.integers(0, size - 1))
+    others = tuple(i for i in range(size) if i != token)
+    told = replace(ask, num_top=num_top, given=token)  # however it is to be sampled
+    for isa in SETS:
+        forced = ask_kernel(isa, row[None], [Ask(0.0, num_top=num_top, banned=others)])
+        assert forced[0][0] == token
+        assert ask_kernel(isa, row[None], [told]) == forced
+        assert ask_kernel(isa, row[None], [replace(told, num_top=-1)]) == [(token, None)]
 
 
 def test_logprobs_are_torchs() -> None:
     row = random_row("peaked", 151_936, 1)
     values, ids = torch.from_numpy(row).log_softmax(0).topk(20)
     for isa in SETS:
-        ((token, (chosen, top)),) = ask_kernel(isa, row[None], [Ask(0.0, num_top=20)])
+        ((token, (chosen, top, rank)),) = ask_kernel(isa, row[None], [Ask(0.0, num_top=20)])
         assert token == ids[0]
         assert [t for t, _ in top] == ids.tolist()
         assert [v for _, v in top] == pytest.approx(values.tolist(), abs=1e-5)
-        assert chosen == top[0][1]
+        assert (chosen, rank) == (top[0][1], 1)
 
 
 @given(st.integers(1, 9), st.integers(1, 2100), st.integers(0, 40), st.integers(0, 20), st.data())
@@ -302,7 +320,7 @@ def test_an_instruction_set_that_is_not_there_is_an_error() -> None:
 @pytest.mark.parametrize(
     "ask",
     [Ask(temperature=-1.0), Ask(temperature=math.nan), Ask(top_k=-1), Ask(top_p=0.0), Ask(top_p=1.5), Ask(u=1.0),
-     Ask(u=-0.1), Ask(num_top=-2)],
+     Ask(u=-0.1), Ask(num_top=-2), Ask(given=-2), Ask(given=7)],
     ids=str,
 )  # fmt: skip
 def test_a_parameter_out_of_range_is_an_error(ask: Ask) -> None:

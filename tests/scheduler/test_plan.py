@@ -17,12 +17,12 @@ int32 = st.integers(0, 2**31 - 1)
 def chunk(draw: st.DrawFn) -> Chunk:
     tokens = tuple(draw(st.lists(int32, min_size=1, max_size=6)))
     blocks = tuple(draw(st.lists(int32, max_size=4)))
-    return Chunk(draw(int32), draw(int32), draw(int32), tokens, blocks, draw(st.integers(0, len(tokens))))
+    return Chunk(draw(int32), draw(int32), draw(int32), tokens, blocks, draw(st.integers(0, len(tokens))), draw(int32))
 
 
 plans = st.builds(StepPlan, st.lists(chunk(), max_size=5).map(tuple))
 
-PLAN = StepPlan((Chunk(0, 5, 2, (7,), (), 1), Chunk(3, 0, 0, (7, 8, 9), (4, 1), 0)))
+PLAN = StepPlan((Chunk(0, 5, 2, (7,), (), 1), Chunk(3, 0, 0, (7, 8, 9), (4, 1), 0, 6)))
 
 
 @given(plans)
@@ -35,7 +35,7 @@ def test_decode_inverts_encode(plan: StepPlan) -> None:
 
 
 def test_wire_format() -> None:
-    assert PLAN.encode().tolist() == [2, 0, 5, 2, 1, 1, 0, 7, 3, 0, 0, 0, 3, 2, 7, 8, 9, 4, 1]
+    assert PLAN.encode().tolist() == [2, 0, 5, 2, 1, 0, 1, 0, 7, 3, 0, 0, 0, 6, 3, 2, 7, 8, 9, 4, 1]
 
 
 def test_totals() -> None:
@@ -59,17 +59,18 @@ def test_truncated_or_extended_words_are_refused(plan: StepPlan, data: st.DataOb
         [-1],
         [0, 0],
         [1],
-        [1, 0, 0, 0, 0, 1],
-        [1, -1, 0, 0, 0, 1, 0, 7],  # row
-        [1, 0, -1, 0, 0, 1, 0, 7],  # start
-        [1, 0, 0, -1, 0, 1, 0, 7],  # first_block
-        [1, 0, 0, 0, -1, 1, 0, 7],  # logits
-        [1, 0, 0, 0, 2, 1, 0, 7],  # more logits than tokens
-        [1, 0, 0, 0, 0, 0, 1, 7],  # no tokens
-        [1, 0, 0, 0, 0, -1, 2, 7],
-        [1, 0, 0, 0, 0, 2, -1, 7],
-        [1, 0, 0, 0, 0, 1, 1, 7],  # a block is missing
-        [2**31 - 1, 0, 0, 0, 0, 1, 0, 7],
+        [1, 0, 0, 0, 0, 0, 1],
+        [1, -1, 0, 0, 0, 0, 1, 0, 7],  # row
+        [1, 0, -1, 0, 0, 0, 1, 0, 7],  # start
+        [1, 0, 0, -1, 0, 0, 1, 0, 7],  # first_block
+        [1, 0, 0, 0, -1, 0, 1, 0, 7],  # logits
+        [1, 0, 0, 0, 2, 0, 1, 0, 7],  # more logits than tokens
+        [1, 0, 0, 0, 0, -1, 1, 0, 7],  # variant
+        [1, 0, 0, 0, 0, 0, 0, 1, 7],  # no tokens
+        [1, 0, 0, 0, 0, 0, -1, 2, 7],
+        [1, 0, 0, 0, 0, 0, 2, -1, 7],
+        [1, 0, 0, 0, 0, 0, 1, 1, 7],  # a block is missing
+        [2**31 - 1, 0, 0, 0, 0, 0, 1, 0, 7],
     ],
 )
 def test_malformed_words_are_refused(words: list[int]) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from llmserve.ops import Cache, Heads
+from llmserve.ops import Cache, Heads, Normalisation, Rotation, Routing
 from llmserve.ops.cpu import InstructionSet, load_kernels
 from llmserve.ops.cpu.shared import SharedArea
 from llmserve.ops.packed import Kind, PackedMatrix, padded
@@ -40,6 +40,7 @@ class Array:
     forms: dict[Form, int] = field(default_factory=dict)  # form → where it lies, once lowered
     shared_at: int | None = None  # summed over ranks: where in each rank's area its part lies
     common_at: int | None = None  # of all ranks together: where in rank 0's area it lies
+    copies: int = 1  # rows for each token
     first: int = -1  # operation that writes it
     last: int = -1  # operation that reads it last
 
@@ -67,6 +68,15 @@ class Weight:
 class Angles:
     cos: Array
     sin: Array
+    growth: Array | None  # of queries
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """Who goes where; kept for one layer at a time, so `order` stands for it among the arrays."""
+
+    routes: Any  # kernels.Routes
+    order: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +124,7 @@ class Recorder:
         self._sums_recorded = 0
         self._norms_recorded = 0
         self._kept: list[Any] = []
+        self._routes: dict[Routing, Any] = {}  # kernels.Routes
         forms = {"s8": "int8", "bf16": "bfloat16", "f32": "float32"}
         self.name = f"CPU kernels ({isa.name}), quantised weights times {forms[self._form('u8')]}"
 
@@ -139,12 +150,12 @@ class Recorder:
 
     # ------------------------------------------------------------------------------------------ operations
 
-    def embedding(self, table: Weight, first: int) -> Array:
+    def embedding(self, table: Weight, first: int, scale: float, positions: Weight | None) -> Array:
         rows, size = (table.packed.rows, table.packed.cols) if table.packed else table.keep[0].shape
         out = Array(size)
         self._note([], [out], lambda: self._program.embedding(
             table=table.matrix, by_row=table.packed is None, first=first, count=rows, size=size, out=self._at(out),
-            cols=padded(size),
+            cols=padded(size), scale=scale, positions=positions.matrix if positions else None,
         ))  # fmt: skip
         out.forms.setdefault("f32", 0)
         return out
@@ -160,42 +171,51 @@ class Recorder:
         self._note([(x, "f32")], [], self._program.meet_ranks)
         return x
 
-    def rms_norm(self, x: Array, weight: Weight, eps: float) -> tuple[Array, Array]:
+    def norm(self, x: Array, norm: Normalisation) -> tuple[Array, Array]:
         if self._team is None:
-            return self._norm([], x, x, weight, eps), x
+            return self._norm([], x, x, norm, None), x
         residual = Array(x.width)
-        return self._norm([x], residual, residual, weight, eps, fresh=True), residual
+        return self._norm([x], residual, residual, norm, None, fresh=True), residual
 
-    def add_rms_norm(self, x: Array, residual: Array, weight: Weight, eps: float) -> tuple[Array, Array]:
-        return self._norm([x], residual, residual, weight, eps), residual
+    def add_norm(
+        self, x: Array, residual: Array, norm: Normalisation, post: Normalisation | None
+    ) -> tuple[Array, Array]:
+        return self._norm([x], residual, residual, norm, post), residual
 
-    def last_norm(self, x: Array, residual: Array, weight: Weight, eps: float) -> Array:
-        return self._norm([x], residual, None, weight, eps)
+    def last_norm(self, x: Array, residual: Array, norm: Normalisation, post: Normalisation | None) -> Array:
+        return self._norm([x], residual, None, norm, post)
 
-    def angles(self, inverse_frequencies: Tensor) -> Angles:
-        pairs = len(inverse_frequencies)
-        inverse = inverse_frequencies.float().contiguous()
+    def angles(self, rotation: Rotation) -> Angles:
+        inverse = rotation.inverse_frequencies.float().contiguous()
+        pairs = inverse.shape[1]
         self._kept.append(inverse)
-        cos, sin = Array(pairs), Array(pairs)
-        cos.forms["f32"] = sin.forms["f32"] = 0
-        self._note([], [cos, sin], lambda: self._program.angles(
-            inverse=inverse.data_ptr(), pairs=pairs, cos=self._at(cos), sin=self._at(sin)
+        cos, sin, growth = Array(pairs), Array(pairs), Array(1) if rotation.logn_from else None
+        arrays = [cos, sin, *([growth] if growth else [])]
+        for array in arrays:
+            array.forms["f32"] = 0
+        self._note([], arrays, lambda: self._program.angles(
+            inverse=inverse.data_ptr(), pairs=pairs, cos=self._at(cos), sin=self._at(sin), factor=rotation.factor,
+            logn_from=rotation.logn_from, growth=self._at(growth) if growth else 0,
         ))  # fmt: skip
-        return Angles(cos, sin)
+        return Angles(cos, sin, growth)
 
     def attention(self, qkv: Array, heads: Heads, angles: Angles, cache: Cache) -> Array:
         q, out = Array(heads.heads * heads.head_dim), Array(heads.heads * heads.head_dim)
         q.forms["f32"] = out.forms["f32"] = 0
-        norms = [w.address if w is not None else 0 for w in (heads.q_norm, heads.k_norm)]
-        self._note([(qkv, "f32"), (angles.cos, "f32"), (angles.sin, "f32")], [q], lambda: self._program.rope(
+        norms = [n.weight.address if n is not None else 0 for n in (heads.q_norm, heads.k_norm)]
+        eps = heads.q_norm.eps if heads.q_norm else 0.0
+        growth = angles.growth
+        turns = [angles.cos, angles.sin, *([growth] if growth else [])]
+        self._note([(qkv, "f32"), *((a, "f32") for a in turns)], [q], lambda: self._program.rope(
             cache=cache, heads=heads.heads, qkv=self._at(qkv), stride=padded(qkv.width), q_norm=norms[0],
-            k_norm=norms[1], eps=heads.norm_eps, cos=self._at(angles.cos), sin=self._at(angles.sin), q=self._at(q),
+            k_norm=norms[1], eps=eps, cos=self._at(angles.cos), sin=self._at(angles.sin), q=self._at(q),
+            growth=self._at(growth) if growth else 0,
         ))  # fmt: skip
         self._note([(q, "f32")], [out], lambda: self._program.attention(
             cache=cache, heads=heads.heads, window=heads.window or 0, q=self._at(q), out=self._at(out),
-            scale=heads.scale, softcap=0.0,
+            scale=heads.scale, softcap=heads.softcap,
         ))  # fmt: skip
-        return self._convertible(out, stride=out.width)
+        return self._convertible(out, stride=out.width, activation="none")
 
     def linear(self, x: Array, weight: Weight, bias: Weight | None) -> Array:
         assert weight.packed is not None
@@ -209,14 +229,64 @@ class Recorder:
         ))  # fmt: skip
         return out
 
-    def silu_gated(self, x: Array, gate_up: Weight, bias: Weight | None) -> Array:
+    def gated(self, x: Array, gate_up: Weight, bias: Weight | None, activation: str) -> Array:
         assert gate_up.packed is not None
         form = self._form(gate_up.packed.kind)
         out = Array(gate_up.packed.rows // 2)
         x.forms.setdefault(form, 0)
         self._note([(x, form)], [out], lambda: self._program.gated(
             x=self._rows(x, form), w=gate_up.matrix, bias=bias.address if bias else 0,
-            y=self._rows(out, self._only_form(out)),
+            y=self._rows(out, self._only_form(out)), activation=activation,
+        ))  # fmt: skip
+        return out
+
+    def activate(self, x: Array, activation: str) -> Array:
+        return self._convertible(x, stride=padded(x.width), activation=activation)
+
+    def softcap(self, logits: Array, cap: float) -> Array:
+        self._note([(logits, "f32")], [logits], lambda: self._program.softcap(
+            y=self._at(logits), stride=self._stride(logits), cols=padded(logits.width), cap=cap
+        ))  # fmt: skip
+        return logits
+
+    def route(self, x: Array, router: Weight, routing: Routing) -> Routed:
+        outputs = self.linear(x, router, None)
+        if routing not in self._routes:
+            self._routes[routing] = self._kernels.Routes(
+                experts=routing.experts, per_token=routing.per_token, renormalise=routing.renormalise,
+                max_tokens=self._max_tokens,
+            )  # fmt: skip
+        routed = Routed(self._routes[routing], Array(1))
+        self._note([(outputs, "f32")], [routed.order], lambda: self._program.choose(
+            routes=routed.routes, outputs=self._at(outputs), stride=padded(outputs.width), with_shared=routing.shared
+        ))  # fmt: skip
+        return routed
+
+    def experts(
+        self, x: Array, routed: Routed, gate_up: Weight, down: Weight, shared: Array | None, routing: Routing
+    ) -> Array:
+        assert gate_up.packed is not None and down.packed is not None
+        routes, k = routed.routes, routing.per_token
+        form, inner_form = self._form(gate_up.packed.kind), self._form(down.packed.kind)
+        sorted_x, inner = Array(x.width, copies=k), Array(down.packed.cols, copies=k)
+        given, out = Array(x.width, copies=k), Array(x.width)
+        x.forms.setdefault(form, 0)
+        sorted_x.forms[form] = inner.forms[inner_form] = given.forms["f32"] = out.forms["f32"] = 0
+        order: tuple[Array, Form] = (routed.order, "f32")
+        self._note([(x, form), order], [sorted_x], lambda: self._program.gather(
+            routes=routes, x=self._rows(x, form), out=self._rows(sorted_x, form)
+        ))  # fmt: skip
+        self._note([(sorted_x, form), order], [inner], lambda: self._program.experts_gated(
+            routes=routes, x=self._rows(sorted_x, form), w=gate_up.matrix, y=self._rows(inner, inner_form),
+            activation=routing.activation,
+        ))  # fmt: skip
+        self._note([(inner, inner_form), order], [given], lambda: self._program.experts_down(
+            routes=routes, x=self._rows(inner, inner_form), w=down.matrix, y=self._at(given), stride=padded(given.width)
+        ))  # fmt: skip
+        parts: list[tuple[Array, Form]] = [(given, "f32"), *([(shared, "f32")] if shared else [])]  # type: ignore[list-item]
+        self._note([*parts, order], [out], lambda: self._program.combine(
+            routes=routes, given=self._at(given), shared=self._at(shared) if shared else 0, out=self._at(out),
+            cols=padded(out.width),
         ))  # fmt: skip
         return out
 
@@ -261,7 +331,7 @@ class Recorder:
                 array.forms[form] = free[size].pop() if free.get(size) else self._program.buffer(size)
 
     def _bytes(self, array: Array, form: Form) -> int:
-        width = padded(array.width)
+        width = padded(array.width) * array.copies
         per_row = {"f32": 4 * width, "bf16": 2 * width, "s8": width + 8 * (width // _GROUP)}[form]
         # Vectors of 16 lanes may reach past the end of the last row.
         return self._max_tokens * per_row + 256
@@ -276,12 +346,16 @@ class Recorder:
         deltas: list[Array],
         total: Array,
         written: Array | None,
-        weight: Weight,
-        eps: float,
+        norm: Normalisation,
+        post: Normalisation | None,
         *,
         fresh: bool = False,
     ) -> Array:
-        """`total`: what deltas are added to (nothing, if `fresh`); `written`: where the sum stays, None: nowhere."""
+        """`total`: what deltas are added to (nothing, if `fresh`); `written`: where the sum stays, None: nowhere.
+
+        `post`: a norm of the deltas before they are added.
+        """
+        assert post is None or post.bias is None
         out = Array(total.width, of_logits=written is None)
         total.forms.setdefault("f32", 0)
         if self._team is not None:
@@ -292,8 +366,10 @@ class Recorder:
         def emit() -> None:
             addresses = [a for x in deltas for a in self._parts(x)]
             self._program.norm(
-                deltas=addresses, residual=self._at(total), weight=weight.address, size=total.width, eps=eps,
+                deltas=addresses, residual=self._at(total), weight=norm.weight.address, size=total.width, eps=norm.eps,
                 out=[self._rows(out, form) for form in out.forms], gather=written is None, fresh=fresh,
+                bias=norm.bias.address if norm.bias else 0, post=post.weight.address if post else 0,
+                post_eps=post.eps if post else 0.0,
             )  # fmt: skip
 
         reads: list[tuple[Array, Form]] = [(x, "f32") for x in deltas] + ([] if fresh else [(total, "f32")])
@@ -307,11 +383,12 @@ class Recorder:
             return [self._at(x)]
         return [self._team.area(rank) + x.shared_at for rank in range(self._size)]
 
-    def _convertible(self, x: Array, stride: int) -> Array:
-        """x in whatever form is asked for later, without padding between its rows so far."""
+    def _convertible(self, x: Array, stride: int, activation: str) -> Array:
+        """x, activated, in whatever form is asked for later. `stride`: floats between its rows so far."""
         out = Array(x.width)
         self._note([(x, "f32")], [out], lambda: self._program.convert(
-            source=self._at(x), stride=stride, size=x.width, out=self._rows(out, self._only_form(out))
+            source=self._at(x), stride=stride, size=x.width, out=self._rows(out, self._only_form(out)),
+            activation=activation,
         ))  # fmt: skip
         return out
 
@@ -342,8 +419,9 @@ class Recorder:
         at, width = x.forms[form], padded(x.width)
         if form != "s8":
             return self._kernels.rows(form, width, at)
-        scale = at + self._max_tokens * width
-        return self._kernels.rows(form, width, at, scale, scale + 4 * self._max_tokens * (width // _GROUP))
+        rows = self._max_tokens * x.copies
+        scale = at + rows * width
+        return self._kernels.rows(form, width, at, scale, scale + 4 * rows * (width // _GROUP))
 
     def _pause(self, x: Array) -> None:
         self._program.pause()

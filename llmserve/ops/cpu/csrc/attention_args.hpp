@@ -20,6 +20,7 @@ struct RopeArgs {
     float eps;
     const float* cos;     // [T, D / 2]
     const float* sin;
+    const float* growth;  // [T]: what queries are multiplied by, or null
     float* q;             // [T, heads, D]: out
 };
 

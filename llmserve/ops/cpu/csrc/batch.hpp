@@ -17,6 +17,7 @@ struct Batch {
     int32_t num_tokens;
     const int32_t* tokens;     // [num_tokens]
     const int32_t* positions;  // [num_tokens]
+    const int32_t* variants;   // [num_tokens]: which set of rotation frequencies
     int32_t num_spans;
     const Span* spans;
     const int32_t* block_table;  // [rows, table_stride]: physical block of a sequence's n-th block

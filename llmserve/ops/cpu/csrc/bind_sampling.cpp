@@ -67,15 +67,17 @@ struct Free {
 };
 
 // The logits are row_stride floats apart, at an address that stays good during the call. num_top: -1 for no log
-// probabilities. banned_ends[i]: how many of `banned` belong to rows 0 … i. For each row None where its logits are not
-// all finite, or (token, None), or (token, (log probability, ((id, log probability), …))).
+// probabilities. banned_ends[i]: how many of `banned` belong to rows 0 … i. given: a token that is not to be chosen, or
+// -1. For each row None where its logits are not all finite, or (token, None), or (token, (log probability, ((id, log
+// probability), …), rank)).
 nb::list sample(const std::string& set, uintptr_t logits, size_t rows, size_t row_stride, int32_t vocab,
                 const Flat<double>& temperature, const Flat<int32_t>& top_k, const Flat<double>& top_p,
                 const Flat<double>& u, const Flat<int32_t>& num_top, const Flat<int32_t>& banned,
-                const Flat<int32_t>& banned_ends) {
+                const Flat<int32_t>& banned_ends, const Flat<int32_t>& given) {
     const SamplingTable& table = table_named(set);
     if (vocab < 1) throw nb::value_error("vocab must be at least 1");
-    for (size_t n : {temperature.size(), top_k.size(), top_p.size(), u.size(), num_top.size(), banned_ends.size()})
+    for (size_t n : {temperature.size(), top_k.size(), top_p.size(), u.size(), num_top.size(), banned_ends.size(),
+                     given.size()})
         if (n != rows) throw nb::value_error("every parameter needs one value a row");
     std::vector<SampleArgs> args(rows);
     std::vector<SampleResult> results(rows);
@@ -87,10 +89,11 @@ nb::list sample(const std::string& set, uintptr_t logits, size_t rows, size_t ro
         if (end < begin || (size_t)end > banned.size())
             throw nb::value_error("banned_ends must rise and stay within banned");
         if (!(temperature.data()[i] >= 0) || top_k.data()[i] < 0 ||
-            !(top_p.data()[i] > 0 && top_p.data()[i] <= 1) || !(u.data()[i] >= 0 && u.data()[i] < 1) || wanted < -1)
+            !(top_p.data()[i] > 0 && top_p.data()[i] <= 1) || !(u.data()[i] >= 0 && u.data()[i] < 1) || wanted < -1 ||
+            given.data()[i] < -1 || given.data()[i] >= vocab)
             throw nb::value_error("a sampling parameter is out of range");
         args[i] = {(const float*)logits + i * row_stride, vocab, temperature.data()[i], top_k.data()[i],
-                   top_p.data()[i], u.data()[i], banned.data() + begin, end - begin, wanted, nullptr, nullptr};
+                   top_p.data()[i], u.data()[i], banned.data() + begin, end - begin, given.data()[i], wanted, nullptr, nullptr};
         begin = end;
         first_top[i] = tops;
         if (wanted > 0) tops += (size_t)(wanted < vocab ? wanted : vocab);
@@ -117,7 +120,7 @@ nb::list sample(const std::string& set, uintptr_t logits, size_t rows, size_t ro
             nb::list top;
             for (int32_t k = 0; k < r.num_top; k++)
                 top.append(nb::make_tuple(args[i].top_ids[k], args[i].top_logprobs[k]));
-            out.append(nb::make_tuple(r.token, nb::make_tuple(r.logprob, nb::tuple(top))));
+            out.append(nb::make_tuple(r.token, nb::make_tuple(r.logprob, nb::tuple(top), r.rank)));
         }
     }
     return out;
@@ -129,7 +132,7 @@ void bind_sampling(nb::module_& m) {
     m.def("sampling_sets", sampling_sets, "Instruction sets that this processor can run a sampler of, best first.");
     m.def("sample_rows", sample, nb::arg("set"), nb::arg("logits"), nb::arg("rows"), nb::arg("row_stride"),
           nb::arg("vocab"), nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"), nb::arg("u"),
-          nb::arg("num_top"), nb::arg("banned"), nb::arg("banned_ends"));
+          nb::arg("num_top"), nb::arg("banned"), nb::arg("banned_ends"), nb::arg("given"));
 }
 
 }  // namespace llmserve

@@ -28,11 +28,15 @@ struct Angles final : OfRows {
     explicit Angles(const AngleArgs& a) : args(a) {}
     void run(Step& step, int, int64_t begin, int64_t end) override {
         for (int64_t i = begin; i < end; i++) {
+            const int32_t position = step.batch.positions[i], set = step.batch.variants[i];
+            const float* inverse = args.inverse + set * args.pairs;
             for (int64_t j = 0; j < args.pairs; j++) {
-                const float angle = (float)step.batch.positions[i] * args.inverse[j];
-                args.cos[i * args.pairs + j] = std::cos(angle);
-                args.sin[i * args.pairs + j] = std::sin(angle);
+                const float angle = (float)position * inverse[j];
+                args.cos[i * args.pairs + j] = std::cos(angle) * args.factor;
+                args.sin[i * args.pairs + j] = std::sin(angle) * args.factor;
             }
+            if (args.growth)
+                args.growth[i] = position < args.logn_from ? 1 : (float)(std::log(position + 1.0) / std::log((double)args.logn_from));
         }
     }
 };
@@ -115,6 +119,21 @@ struct Gated final : Instruction {
     void run(Step& step, int thread, int64_t begin, int64_t end) override {
         float* scratch = (float*)step.scratch[thread].data();
         for (int64_t i = begin; i < end; i++) k.gated(args, blocks.panel(i), blocks.begin(i), blocks.end(i), scratch);
+    }
+};
+
+struct Softcap final : Instruction {
+    static constexpr int64_t kColumns = 4096;
+    SoftcapArgs args;
+    const Kernels& k;
+    Softcap(const SoftcapArgs& a, const Kernels& kernels) : args(a), k(kernels) {}
+    int64_t parts() const { return (args.cols + kColumns - 1) / kColumns; }
+    int64_t prepare(Step& step) override { return step.batch.num_logits * parts(); }
+    void run(Step&, int, int64_t begin, int64_t end) override {
+        for (int64_t i = begin; i < end; i++) {
+            const int64_t c = i % parts() * kColumns, stop = c + kColumns;
+            k.softcap(args, i / parts(), c, stop < args.cols ? stop : args.cols);
+        }
     }
 };
 

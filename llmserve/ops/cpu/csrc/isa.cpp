@@ -25,10 +25,12 @@ void gated(const GatedArgs& a, int64_t p, int64_t begin, int64_t end, float* scr
     gated_panel(a, p, begin, end, scratch);
 }
 void convert(const ConvertArgs& a, int64_t row) { convert_row(a, row); }
+void softcap(const SoftcapArgs& a, int64_t row, int64_t begin, int64_t end) { softcap_row(a, row, begin, end); }
+void combine(const CombineArgs& a, int64_t token) { combine_row(a, token); }
 void norm(const NormArgs& a, const Batch& batch, int64_t row) { norm_row(a, batch, row); }
-void embed(const EmbeddingArgs& a, const Batch& batch, int64_t row) { embedding_row(a, row, batch.tokens[row]); }
+void embed(const EmbeddingArgs& a, const Batch& batch, int64_t row) { embedding_row(a, batch, row); }
 void write_kv(const llmserve::RopeArgs& a, int64_t begin, int64_t end) {
-    rope_write({a.batch, a.cache, a.heads, a.qkv, a.stride, a.q_norm, a.k_norm, a.eps, a.cos, a.sin, a.q}, begin, end);
+    rope_write({a.batch, a.cache, a.heads, a.qkv, a.stride, a.q_norm, a.k_norm, a.eps, a.cos, a.sin, a.growth, a.q}, begin, end);
 }
 void attend(const llmserve::AttentionArgs& a, int64_t item, void* scratch) {
     attention_run({a.plan, a.batch, a.cache, a.q, a.out, a.partials, a.scale, a.softcap}, item, scratch);
@@ -59,6 +61,8 @@ const Kernels JOIN(kernels_, LLMSERVE_ISA) = {
     LLMSERVE_ISA::gemm,
     LLMSERVE_ISA::gated,
     LLMSERVE_ISA::convert,
+    LLMSERVE_ISA::softcap,
+    LLMSERVE_ISA::combine,
     LLMSERVE_ISA::norm,
     LLMSERVE_ISA::embed,
     LLMSERVE_ISA::write_kv,

@@ -5,6 +5,7 @@
 
 #include "args.hpp"
 #include "attention_args.hpp"
+#include "experts_args.hpp"
 #include "sampling_table.hpp"
 
 namespace llmserve {
@@ -20,6 +21,8 @@ struct Kernels {
     void (*gated)(const GatedArgs&, int64_t p, int64_t begin, int64_t end, float* scratch);  // 64 floats a row
     // One row each; of a gathering norm, a row of what comes out.
     void (*convert)(const ConvertArgs&, int64_t row);
+    void (*softcap)(const SoftcapArgs&, int64_t row, int64_t begin, int64_t end);  // of columns
+    void (*combine)(const CombineArgs&, int64_t token);
     void (*norm)(const NormArgs&, const Batch&, int64_t row);
     void (*embedding)(const EmbeddingArgs&, const Batch&, int64_t row);
     void (*rope)(const RopeArgs&, int64_t begin, int64_t end);

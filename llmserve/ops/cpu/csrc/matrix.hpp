@@ -44,6 +44,16 @@ struct Matrix {
         }
     }
     const uint8_t* panel(int64_t p) const { return data + p * panel_bytes(); }
+    // Panels first … first + count - 1 as a matrix of their own.
+    Matrix slice(int64_t first, int64_t count) const {
+        Matrix part = *this;
+        part.rows = count * kPanel;
+        part.data = panel(first);
+        const int64_t lanes = first * kPanel, groups = kind == WeightKind::u4 ? cols / group : 1;
+        if (scale) part.scale = (const uint8_t*)scale + lanes * groups * (kind == WeightKind::u8 ? 4 : 2);
+        if (zero) part.zero = zero + lanes * groups;
+        return part;
+    }
 };
 
 enum class InputKind : uint8_t { s8, bf16, f32 };

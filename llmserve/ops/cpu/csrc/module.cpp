@@ -11,6 +11,7 @@
 #include <chrono>
 #include <string>
 
+#include "experts_args.hpp"
 #include "program.hpp"
 
 namespace nb = nanobind;
@@ -102,6 +103,13 @@ Rows make_rows(const std::string& kind, int64_t cols, uintptr_t data, uintptr_t 
     return {k, cols, (void*)data, (float*)scale, (int32_t*)sums};
 }
 
+Activation activation(const std::string& name) {
+    if (name == "none") return Activation::none;
+    if (name == "silu") return Activation::silu;
+    if (name == "gelu_tanh") return Activation::gelu;
+    throw nb::value_error(("no kernel computes the activation '" + name + "'").c_str());
+}
+
 // A kernel takes its operands' word for what they are; here is where they are held to it.
 void check_operands(const Rows& x, const Matrix& w) {
     const bool integers = w.kind == WeightKind::u8 || w.kind == WeightKind::u4;
@@ -128,6 +136,11 @@ void bind_program(nb::module_& m) {
     nb::class_<Matrix>(m, "Matrix");
     nb::class_<Rows>(m, "Rows");
     nb::class_<KVCache>(m, "KVCache");
+    nb::class_<Routes>(m, "Routes")
+        .def("__init__", [](Routes* self, int32_t experts, int32_t per_token, bool renormalise, int64_t max_tokens) {
+            if (per_token < 1 || per_token > experts) throw nb::value_error("a token goes to 1 … all of the experts");
+            new (self) Routes(experts, per_token, renormalise, max_tokens);
+        }, nb::kw_only(), "experts"_a, "per_token"_a, "renormalise"_a, "max_tokens"_a);
     m.def("matrix", make_matrix, "kind"_a, "rows"_a, "cols"_a, "data"_a, "group"_a = 0, "scale"_a = 0, "zero"_a = 0);
     m.def("rows", make_rows, "kind"_a, "cols"_a, "data"_a, "scale"_a = 0, "sums"_a = 0);
     m.def("kv_block_bytes", [](const std::string& kind, int block_size, int kv_heads, int head_dim) {
@@ -141,47 +154,73 @@ void bind_program(nb::module_& m) {
     nb::class_<Program>(m, "Program")
         .def("__init__", [](Program* self, std::shared_ptr<Pool> pool, const std::string& set, int32_t max_tokens,
                             int32_t rows, int32_t columns, int32_t num_blocks, int32_t block_size, int32_t vocab_size,
-                            std::shared_ptr<Team> team) {
-            new (self) Program(std::move(pool), named(set), {max_tokens, rows, columns, num_blocks, block_size, vocab_size},
-                               std::move(team));
+                            int32_t variants, std::shared_ptr<Team> team) {
+            new (self) Program(std::move(pool), named(set),
+                               {max_tokens, rows, columns, num_blocks, block_size, vocab_size, variants}, std::move(team));
         }, "pool"_a, "instruction_set"_a, nb::kw_only(), "max_tokens"_a, "rows"_a, "columns"_a, "num_blocks"_a,
-           "block_size"_a, "vocab_size"_a, "team"_a.none() = nb::none())
+           "block_size"_a, "vocab_size"_a, "variants"_a = 1, "team"_a.none() = nb::none())
         .def("buffer", [](Program& p, size_t bytes, bool huge) { return (uintptr_t)p.buffer(bytes, huge); }, "bytes"_a,
              "huge"_a = false)
         .def("embedding", [](Program& p, const Matrix& table, bool by_row, int64_t first, int64_t count, int64_t size,
-                             uintptr_t out, int64_t cols) {
-            p.embedding({table, by_row, first, count, size, (float*)out, cols});
-        }, nb::kw_only(), "table"_a, "by_row"_a, "first"_a, "count"_a, "size"_a, "out"_a, "cols"_a)
-        .def("angles", [](Program& p, uintptr_t inverse, int64_t pairs, uintptr_t cos, uintptr_t sin) {
-            p.angles({(const float*)inverse, pairs, (float*)cos, (float*)sin});
-        }, nb::kw_only(), "inverse"_a, "pairs"_a, "cos"_a, "sin"_a)
+                             uintptr_t out, int64_t cols, float scale, const Matrix* positions) {
+            p.embedding({table, by_row, first, count, size, (float*)out, cols, scale, positions ? *positions : Matrix{}});
+        }, nb::kw_only(), "table"_a, "by_row"_a, "first"_a, "count"_a, "size"_a, "out"_a, "cols"_a, "scale"_a = 1.0f,
+           "positions"_a.none() = nb::none())
+        .def("angles", [](Program& p, uintptr_t inverse, int64_t pairs, uintptr_t cos, uintptr_t sin, float factor,
+                          int64_t logn_from, uintptr_t growth) {
+            p.angles({(const float*)inverse, pairs, factor, logn_from, (float*)cos, (float*)sin, (float*)growth});
+        }, nb::kw_only(), "inverse"_a, "pairs"_a, "cos"_a, "sin"_a, "factor"_a = 1.0f, "logn_from"_a = 0, "growth"_a = 0)
         .def("norm", [](Program& p, const std::vector<uintptr_t>& deltas, uintptr_t residual, uintptr_t weight,
-                        int64_t size, float eps, const std::vector<Rows>& out, bool gather, bool fresh) {
+                        int64_t size, float eps, const std::vector<Rows>& out, bool gather, bool fresh, uintptr_t bias,
+                        uintptr_t post, float post_eps) {
             NormArgs a{};
             if (deltas.size() > kMaxRanks || out.empty() || out.size() > 2)
                 throw nb::value_error("a norm adds at most 64 terms and has 1 or 2 outputs");
             for (size_t i = 0; i < deltas.size(); i++) a.deltas[i] = (const float*)deltas[i];
             a.num_deltas = (int)deltas.size(), a.residual = (float*)residual, a.weight = (const float*)weight;
             a.size = size, a.eps = eps, a.gather = gather, a.fresh = fresh, a.num_outputs = (int)out.size();
+            a.bias = (const float*)bias, a.post = (const float*)post, a.post_eps = post_eps;
             for (size_t i = 0; i < out.size(); i++) a.x[i] = out[i];
             p.norm(a);
-        }, nb::kw_only(), "deltas"_a, "residual"_a, "weight"_a, "size"_a, "eps"_a, "out"_a, "gather"_a = false, "fresh"_a = false)
-        .def("convert", [](Program& p, uintptr_t in, int64_t stride, int64_t size, const Rows& out) {
-            p.convert({(const float*)in, stride, size, out});
-        }, nb::kw_only(), "source"_a, "stride"_a, "size"_a, "out"_a)
+        }, nb::kw_only(), "deltas"_a, "residual"_a, "weight"_a, "size"_a, "eps"_a, "out"_a, "gather"_a = false, "fresh"_a = false,
+           "bias"_a = 0, "post"_a = 0, "post_eps"_a = 0.0f)
+        .def("convert", [](Program& p, uintptr_t in, int64_t stride, int64_t size, const Rows& out, const std::string& act) {
+            p.convert({(const float*)in, stride, size, out, activation(act)});
+        }, nb::kw_only(), "source"_a, "stride"_a, "size"_a, "out"_a, "activation"_a = "none")
         .def("gemm", [](Program& p, const Rows& x, const Matrix& w, uintptr_t bias, uintptr_t y, int64_t stride, bool of_logits) {
             check_operands(x, w);
             p.gemm({x, w, (const float*)bias, (float*)y, stride}, of_logits);
         }, nb::kw_only(), "x"_a, "w"_a, "bias"_a, "y"_a, "stride"_a, "of_logits"_a = false)
-        .def("gated", [](Program& p, const Rows& x, const Matrix& w, uintptr_t bias, const Rows& y) {
+        .def("gated", [](Program& p, const Rows& x, const Matrix& w, uintptr_t bias, const Rows& y, const std::string& act) {
             check_operands(x, w);
-            p.gated({x, w, (const float*)bias, y});
-        }, nb::kw_only(), "x"_a, "w"_a, "bias"_a, "y"_a)
+            p.gated({x, w, (const float*)bias, y, activation(act)});
+        }, nb::kw_only(), "x"_a, "w"_a, "bias"_a, "y"_a, "activation"_a = "silu")
+        .def("softcap", [](Program& p, uintptr_t y, int64_t stride, int64_t cols, float cap) {
+            p.softcap({(float*)y, stride, cols, cap});
+        }, nb::kw_only(), "y"_a, "stride"_a, "cols"_a, "cap"_a)
+        .def("choose", [](Program& p, std::shared_ptr<Routes> routes, uintptr_t outputs, int64_t stride, bool with_shared) {
+            p.choose(std::move(routes), (const float*)outputs, stride, with_shared);
+        }, nb::kw_only(), "routes"_a, "outputs"_a, "stride"_a, "with_shared"_a)
+        .def("gather", [](Program& p, Routes& routes, const Rows& x, const Rows& out) { p.gather({&routes, x, out}); },
+             nb::kw_only(), "routes"_a, "x"_a, "out"_a)
+        .def("experts_gated", [](Program& p, Routes& routes, const Rows& x, const Matrix& w, const Rows& y,
+                                 const std::string& act) {
+            check_operands(x, w);
+            p.experts_gated({&routes, x, w}, y, activation(act));
+        }, nb::kw_only(), "routes"_a, "x"_a, "w"_a, "y"_a, "activation"_a)
+        .def("experts_down", [](Program& p, Routes& routes, const Rows& x, const Matrix& w, uintptr_t y, int64_t stride) {
+            check_operands(x, w);
+            p.experts_down({&routes, x, w}, (float*)y, stride);
+        }, nb::kw_only(), "routes"_a, "x"_a, "w"_a, "y"_a, "stride"_a)
+        .def("combine", [](Program& p, const Routes& routes, uintptr_t given, uintptr_t shared, uintptr_t out, int64_t cols) {
+            p.combine({&routes, (const float*)given, (const float*)shared, (float*)out, cols});
+        }, nb::kw_only(), "routes"_a, "given"_a, "shared"_a, "out"_a, "cols"_a)
         .def("rope", [](Program& p, const KVCache& cache, int heads, uintptr_t qkv, int64_t stride, uintptr_t q_norm,
-                        uintptr_t k_norm, float eps, uintptr_t cos, uintptr_t sin, uintptr_t q) {
+                        uintptr_t k_norm, float eps, uintptr_t cos, uintptr_t sin, uintptr_t q, uintptr_t growth) {
             p.rope({nullptr, cache, heads, (const float*)qkv, stride, (const float*)q_norm, (const float*)k_norm, eps,
-                    (const float*)cos, (const float*)sin, (float*)q});
-        }, nb::kw_only(), "cache"_a, "heads"_a, "qkv"_a, "stride"_a, "q_norm"_a, "k_norm"_a, "eps"_a, "cos"_a, "sin"_a, "q"_a)
+                    (const float*)cos, (const float*)sin, (const float*)growth, (float*)q});
+        }, nb::kw_only(), "cache"_a, "heads"_a, "qkv"_a, "stride"_a, "q_norm"_a, "k_norm"_a, "eps"_a, "cos"_a, "sin"_a, "q"_a,
+           "growth"_a = 0)
         .def("attention", [](Program& p, const KVCache& cache, int heads, int window, uintptr_t q, uintptr_t out,
                              float scale, float softcap) {
             p.attention({nullptr, nullptr, cache, (const float*)q, (float*)out, nullptr, scale, softcap}, heads, window);

@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "instructions.hpp"
+#include "experts_instructions.hpp"
 
 namespace llmserve {
 
@@ -67,6 +67,19 @@ void Program::gemm(const GemmArgs& a, bool of_logits) {
 void Program::gated(const GatedArgs& a) { instructions_.push_back(std::make_unique<Gated>(a, kernels_)); }
 void Program::rope(const RopeArgs& a) { instructions_.push_back(std::make_unique<Rope>(a, kernels_)); }
 
+void Program::softcap(const SoftcapArgs& a) { instructions_.push_back(std::make_unique<Softcap>(a, kernels_)); }
+void Program::choose(std::shared_ptr<Routes> routes, const float* outputs, int64_t stride, bool with_shared) {
+    instructions_.push_back(std::make_unique<Choose>(std::move(routes), outputs, stride, with_shared));
+}
+void Program::gather(const GatherArgs& a) { instructions_.push_back(std::make_unique<Gather>(a)); }
+void Program::experts_gated(const ExpertsArgs& a, const Rows& y, Activation activation) {
+    instructions_.push_back(std::make_unique<ExpertsGated>(a, y, activation, kernels_));
+}
+void Program::experts_down(const ExpertsArgs& a, float* y, int64_t stride) {
+    instructions_.push_back(std::make_unique<ExpertsDown>(a, y, stride, kernels_));
+}
+void Program::combine(const CombineArgs& a) { instructions_.push_back(std::make_unique<Combine>(a, kernels_)); }
+
 void Program::attention(const AttentionArgs& args, int heads, int window) {
     AttentionArgs a = args;
     a.plan = plan_for(heads, args.cache.kv_heads, args.cache.head_dim, window);
@@ -115,8 +128,8 @@ class Words {
 void Program::begin(const int32_t* data, size_t count) {
     Words words(data, count);
     const int64_t longest = (int64_t)limits_.columns * limits_.block_size;
-    auto& [tokens, positions, logit_rows, spans] = spare_;
-    tokens.clear(), positions.clear(), logit_rows.clear(), spans.clear();
+    auto& [tokens, positions, variants, logit_rows, spans] = spare_;
+    tokens.clear(), positions.clear(), variants.clear(), logit_rows.clear(), spans.clear();
     struct NewBlocks {
         int32_t row, first, begin, count;
     };
@@ -128,6 +141,7 @@ void Program::begin(const int32_t* data, size_t count) {
         const int32_t start = words.number("first position", longest);
         const int32_t first_block = words.number("first new block", (int64_t)filled_[row] + 1);
         const int32_t logits = words.number("number of logits", (int64_t)limits_.max_tokens + 1);
+        const int32_t variant = words.number("rotation variant", limits_.variants);
         const int32_t length = words.number("number of tokens", limits_.max_tokens - (int64_t)tokens.size() + 1);
         const int32_t fresh = words.number("number of new blocks", (int64_t)limits_.columns - first_block + 1);
         const int64_t context = (int64_t)start + length;
@@ -141,6 +155,7 @@ void Program::begin(const int32_t* data, size_t count) {
         for (int32_t i = 0; i < length; i++) {
             tokens.push_back(words.number("token id", limits_.vocab_size));
             positions.push_back(start + i);
+            variants.push_back(variant);
         }
         if (fresh) updates.push_back({row, first_block, (int32_t)blocks.size(), fresh});
         for (int32_t i = 0; i < fresh; i++) blocks.push_back(words.number("block", limits_.num_blocks));
@@ -154,8 +169,8 @@ void Program::begin(const int32_t* data, size_t count) {
     }
     std::swap(taken_, spare_);
     const Taken& t = taken_;
-    step_.batch = {(int32_t)t.tokens.size(), t.tokens.data(), t.positions.data(), (int32_t)t.spans.size(), t.spans.data(),
-                   table_.data(), limits_.columns, (int32_t)t.logit_rows.size(), t.logit_rows.data()};
+    step_.batch = {(int32_t)t.tokens.size(), t.tokens.data(), t.positions.data(), t.variants.data(),
+                   (int32_t)t.spans.size(), t.spans.data(), table_.data(), limits_.columns, (int32_t)t.logit_rows.size(), t.logit_rows.data()};
     for (Plan& p : plans_) attention_plan(*p.plan, step_.batch, p.heads, p.kv_heads, p.head_dim, p.window);
     next_ = 0;
     failure_ = nullptr;

@@ -24,6 +24,7 @@ struct Limits {
     int32_t num_blocks;
     int32_t block_size;
     int32_t vocab_size;
+    int32_t variants;     // sets of rotation frequencies
 };
 
 // Zeroed memory from the system, given out to be used as buffers; pages cost nothing until they are written.
@@ -78,6 +79,12 @@ class Program {
     void gated(const GatedArgs& args);
     void rope(const RopeArgs& args);
     void attention(const AttentionArgs& args, int heads, int window);
+    void softcap(const SoftcapArgs& args);
+    void choose(std::shared_ptr<Routes> routes, const float* outputs, int64_t stride, bool with_shared);
+    void gather(const GatherArgs& args);
+    void experts_gated(const ExpertsArgs& args, const Rows& y, Activation activation);
+    void experts_down(const ExpertsArgs& args, float* y, int64_t stride);
+    void combine(const CombineArgs& args);
     void meet_ranks();  // every rank of this host has come so far
     void pause();       // the caller has something to do between the ranks
 
@@ -120,7 +127,7 @@ class Program {
 
     std::vector<int32_t> table_, filled_;  // block table; entries known of each of its rows
     struct Taken {
-        std::vector<int32_t> tokens, positions, logit_rows;
+        std::vector<int32_t> tokens, positions, variants, logit_rows;
         std::vector<Span> spans;
     } taken_, spare_;  // the step's; where the next plan is read to, until all of it has been checked
     Step step_;

@@ -113,6 +113,8 @@ SIMD void write_token(const RopeArgs& a, int64_t token, int kv_head, const int32
         fetch(x, row + h * dim, dim);
         if (a.q_norm) rms_norm(x, a.q_norm, a.eps, dim);
         rotate(x, cos, sin, half);
+        if (a.growth)
+            for (int i = 0; i < dim; i++) x[i] *= a.growth[token];
         std::memcpy(a.q + (token * a.heads + h) * dim, x, dim * 4);
     }
     const KVTile tile = kv_tile(a.cache, blocks, kv_head, position);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "args.hpp"
+#include "experts_args.hpp"
 #include "gemm.hpp"
 #include "simd.hpp"
 
@@ -45,35 +46,92 @@ SIMD void put_group(const Rows& x, int64_t row, int64_t col, F a, F b) {
     }
 }
 
+SIMD F activate(F x, Activation activation) {
+    switch (activation) {
+        case Activation::silu: return silu(x);
+        case Activation::gelu: return gelu(x);
+        default: return x;
+    }
+}
+
 inline void convert_row(const ConvertArgs& a, int64_t row) {
     const float* in = a.in + row * a.stride;
+    const auto put = [&](int64_t c, const float* from) __attribute__((always_inline)) {
+        put_group(a.x, row, c, activate(load(from), a.activation), activate(load(from + 16), a.activation));
+    };
     int64_t c = 0;
-    for (; c + 32 <= a.size; c += 32) put_group(a.x, row, c, load(in + c), load(in + c + 16));
+    for (; c + 32 <= a.size; c += 32) put(c, in + c);
     for (; c < a.x.cols; c += 32) {
         float rest[32] = {};
         if (c < a.size) std::memcpy(rest, in + c, (a.size - c) * 4);
-        put_group(a.x, row, c, load(rest), load(rest + 16));
+        put(c, rest);
+    }
+}
+
+// Columns [begin, end), which are multiples of 16.
+inline void softcap_row(const SoftcapArgs& a, int64_t row, int64_t begin, int64_t end) {
+    float* y = a.y + row * a.stride;
+    const F cap = splat(a.cap), inverse = splat(1.0f / a.cap);
+    for (int64_t c = begin; c < end; c += 16) store(y + c, cap * tanh(load(y + c) * inverse));
+}
+
+inline void combine_row(const CombineArgs& a, int64_t token) {
+    const Routes& routes = *a.routes;
+    const int64_t k = routes.per_token;
+    for (int64_t c = 0; c < a.cols; c += 16) {
+        F sum = zero();
+        for (int64_t n = token * k; n < (token + 1) * k; n++)
+            sum = fma(splat(routes.weights[n]), load(a.given + routes.slot[n] * a.cols + c), sum);
+        if (a.shared) sum = fma(splat(routes.shared[token]), load(a.shared + token * a.cols + c), sum);
+        store(a.out + token * a.cols + c, sum);
     }
 }
 
 inline void norm_row(const NormArgs& a, const Batch& batch, int64_t out_row) {
     const int64_t cols = a.x[0].cols, row = a.gather ? batch.logit_rows[out_row] : out_row;
     float* residual = a.residual + row * cols;
-    const auto total = [&](int64_t c) __attribute__((always_inline)) {
-        F v = a.fresh ? zero() : load(residual + c);
+    const auto add = [&](F v, int64_t c) __attribute__((always_inline)) {
         for (int d = 0; d < a.num_deltas; d++) v = v + load(a.deltas[d] + row * cols + c);
         return v;
     };
-    F squares = zero();
+    F post = zero();
+    if (a.post) {
+        F squares = zero();
+        for (int64_t c = 0; c < cols; c += 16) {
+            const F v = add(zero(), c);
+            squares = fma(v, v, squares);
+        }
+        post = splat(1.0f / __builtin_sqrtf(reduce_add(squares) / (float)a.size + a.post_eps));
+    }
+    const auto total = [&](int64_t c) __attribute__((always_inline)) {
+        const F before = a.fresh ? zero() : load(residual + c);
+        return a.post ? before + add(zero(), c) * post * load(a.post + c) : add(before, c);
+    };
+    F squares = zero(), sum = zero();
     for (int64_t c = 0; c < cols; c += 16) {
         const F v = total(c);
         if (!a.gather) store(residual + c, v);
         squares = fma(v, v, squares);
+        sum = sum + v;
     }
-    const F factor = splat(1.0f / __builtin_sqrtf(reduce_add(squares) / (float)a.size + a.eps));
+    const auto value = [&](int64_t c) __attribute__((always_inline)) { return a.gather ? total(c) : load(residual + c); };
+    const float mean = a.bias ? reduce_add(sum) / (float)a.size : 0;
+    float spread = reduce_add(squares);
+    if (a.bias) {
+        F around = zero();
+        for (int64_t c = 0; c < cols; c += 16) {
+            const F v = value(c) - splat(mean);
+            around = fma(v, v, around);
+        }
+        spread = reduce_add(around) - (float)(cols - a.size) * mean * mean;  // columns of padding hold zeros
+    }
+    const F factor = splat(1.0f / __builtin_sqrtf(spread / (float)a.size + a.eps));
+    const auto scaled = [&](int64_t c) __attribute__((always_inline)) {
+        if (!a.bias) return value(c) * factor * load(a.weight + c);
+        return (value(c) - splat(mean)) * factor * load(a.weight + c) + load(a.bias + c);
+    };
     for (int64_t c = 0; c < cols; c += 32) {
-        const F lo = a.gather ? total(c) : load(residual + c), hi = a.gather ? total(c + 16) : load(residual + c + 16);
-        const F y0 = lo * factor * load(a.weight + c), y1 = hi * factor * load(a.weight + c + 16);
+        const F y0 = scaled(c), y1 = scaled(c + 16);
         for (int o = 0; o < a.num_outputs; o++) put_group(a.x[o], out_row, c, y0, y1);
     }
 }
@@ -92,11 +150,7 @@ SIMD float plain_value(WeightKind kind, const uint8_t* p) {
     return f;
 }
 
-inline void embedding_row(const EmbeddingArgs& a, int64_t row, int32_t token) {
-    float* out = a.out + row * a.cols;
-    for (int64_t c = 0; c < a.cols; c += 16) store(out + c, zero());
-    const int64_t n = token - a.first;
-    if (n < 0 || n >= a.count) return;
+inline void table_row(const EmbeddingArgs& a, int64_t n, float* out) {
     const WeightKind kind = a.table.kind;
     const int64_t bytes = kind == WeightKind::f32 ? 4 : 2;
     if (a.by_row) {
@@ -121,6 +175,19 @@ inline void embedding_row(const EmbeddingArgs& a, int64_t row, int32_t token) {
     }
 }
 
+inline void embedding_row(const EmbeddingArgs& a, const Batch& batch, int64_t row) {
+    float* out = a.out + row * a.cols;
+    for (int64_t c = 0; c < a.cols; c += 16) store(out + c, zero());
+    const int64_t n = batch.tokens[row] - a.first;
+    if (n >= 0 && n < a.count) table_row(a, n, out);
+    if (a.scale != 1.0f)
+        for (int64_t c = 0; c < a.cols; c += 16) store(out + c, load(out + c) * splat(a.scale));
+    if (!a.positions.data) return;
+    const int64_t bytes = a.positions.kind == WeightKind::f32 ? 4 : 2;
+    const uint8_t* p = a.positions.data + batch.positions[row] * a.size * bytes;
+    for (int64_t c = 0; c < a.size; c++, p += bytes) out[c] += plain_value(a.positions.kind, p);
+}
+
 // Rows [begin, end) times panel p of the gate and panel p of the up projection: 32 columns of y.
 inline void gated_panel(const GatedArgs& a, int64_t p, int64_t begin, int64_t end, float* scratch) {
     const int64_t up = p + a.w.panels() / 2;
@@ -131,7 +198,8 @@ inline void gated_panel(const GatedArgs& a, int64_t p, int64_t begin, int64_t en
     panel_rows(t, begin, end, a.w.panel(p + 1));
     for (int64_t row = begin; row < end; row++) {
         const float* gate = scratch + (row - begin) * 64;
-        put_group(a.y, row, p * 32, silu(load(gate)) * load(gate + 32), silu(load(gate + 16)) * load(gate + 48));
+        const F lo = activate(load(gate), a.activation), hi = activate(load(gate + 16), a.activation);
+        put_group(a.y, row, p * 32, lo * load(gate + 32), hi * load(gate + 48));
     }
 }
 

@@ -183,7 +183,7 @@ SIMD void copy_tail(float* out, const float* row, int32_t from, int32_t vocab) {
     for (int i = 0; i < kLanes; i++) out[i] = from + i < vocab ? row[from + i] : kNone;
 }
 
-// Body(logits of 16 ids, the first id) over [from, to), which begins at a vector and ends at one or with the row.
+// Body(logits of 16 ids, the first id) over [from, to); beyond `to` a last, incomplete vector is filled up with kNone.
 template <class Body> SIMD void for_vectors(const float* row, int32_t from, int32_t to, Body body) {
     int32_t i = from;
     for (; i + kLanes <= to; i += kLanes) body(row + i, i);
@@ -519,10 +519,22 @@ inline double log_sum_exp(const float* row, int32_t vocab, float max) {
     return max + __builtin_log(total);
 }
 
-// `groups` are the row's.
+// From 1: how many logits are larger, or equal with a lower id, and one.
+inline int32_t rank_of(const float* row, int32_t vocab, int32_t token) {
+    const F own = splat(row[token]);
+    int32_t rank = 1;
+    for_vectors(row, 0, token, [&](const float* p, int32_t) { rank += __builtin_popcount(mask_ge(load(p), own)); });
+    for_vectors(row, token + 1, vocab, [&](const float* p, int32_t) {
+        rank += kLanes - __builtin_popcount(mask_ge(own, load(p)));
+    });
+    return rank;
+}
+
+// `s.groups` are the row's.
 inline void logprobs(const SampleArgs& a, float max, SampleResult& result, Scratch& s) {
     const double log_total = log_sum_exp(a.logits, a.vocab, max);
     result.logprob = (float)(a.logits[result.token] - log_total);
+    result.rank = rank_of(a.logits, a.vocab, result.token);
     result.num_top = a.num_top < a.vocab ? a.num_top : a.vocab;
     if (result.num_top == 0) return;
     largest(a.logits, a.vocab, result.num_top, max, s);
@@ -532,12 +544,8 @@ inline void logprobs(const SampleArgs& a, float max, SampleResult& result, Scrat
     }
 }
 
-inline void sample(const SampleArgs& a, SampleResult& result, void* scratch) {
-    Scratch s = scratch_at((char*)scratch, a.vocab);
-    const Extent extent = scan(a.logits, a.vocab, s.groups);
-    result = {-1, 0, 0};
-    if (!extent.finite) return;
-
+// `s.groups` are the row's, and afterwards those of the row without the banned.
+inline int32_t choose(const SampleArgs& a, const Extent& extent, Scratch& s) {
     const float* row = a.logits;
     Extent allowed = extent;
     if (a.num_banned > 0) {
@@ -547,19 +555,22 @@ inline void sample(const SampleArgs& a, SampleResult& result, void* scratch) {
         row = s.row;
         allowed = scan(row, a.vocab, s.groups);
     }
-    if (a.temperature == 0 || allowed.max == kNone) {  // with every token banned there is nothing to draw from: id 0
-        result.token = first_of(allowed.max, row, a.vocab, s.groups);
-    } else {
-        const Scale scale = scale_of(allowed.max, a.temperature);
-        if (a.top_k > 0 && a.top_k < a.vocab)
-            result.token = draw_of_few(row, a, scale, s);
-        else if (a.top_p < 1)
-            result.token = draw_of_most(row, a, scale, allowed.min, s);
-        else
-            result.token = draw_of_all(row, a, scale, s);
-    }
+    if (a.temperature == 0 || allowed.max == kNone)  // with every token banned there is nothing to draw from: id 0
+        return first_of(allowed.max, row, a.vocab, s.groups);
+    const Scale scale = scale_of(allowed.max, a.temperature);
+    if (a.top_k > 0 && a.top_k < a.vocab) return draw_of_few(row, a, scale, s);
+    if (a.top_p < 1) return draw_of_most(row, a, scale, allowed.min, s);
+    return draw_of_all(row, a, scale, s);
+}
+
+inline void sample(const SampleArgs& a, SampleResult& result, void* scratch) {
+    Scratch s = scratch_at((char*)scratch, a.vocab);
+    const Extent extent = scan(a.logits, a.vocab, s.groups);
+    result = {-1, 0, 0, 0};
+    if (!extent.finite) return;
+    result.token = a.given < 0 ? choose(a, extent, s) : a.given;
     if (a.num_top < 0) return;
-    if (row != a.logits) scan(a.logits, a.vocab, s.groups);
+    if (a.given < 0 && a.num_banned > 0) scan(a.logits, a.vocab, s.groups);
     logprobs(a, extent.max, result, s);
 }
 

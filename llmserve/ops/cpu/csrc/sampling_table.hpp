@@ -19,6 +19,7 @@ struct SampleArgs {
     double u;             // in [0, 1): where the distribution is inverted
     const int32_t* banned;  // [num_banned] ids that cannot be drawn; those outside the vocabulary mean nothing
     int32_t num_banned;
+    int32_t given;        // the token, where it is not to be chosen and only told about; -1: choose one
     int32_t num_top;      // alternatives wanted beside the token's log probability; -1: not even that
     int32_t* top_ids;     // room for min(num_top, vocab) of each
     float* top_logprobs;
@@ -27,6 +28,7 @@ struct SampleArgs {
 struct SampleResult {
     int32_t token;    // -1: the row holds a NaN or an infinity, and nothing else below is set
     float logprob;    // of the token under the model itself: before temperature, bans and filters
+    int32_t rank;     // the token's, from 1, by falling logit and of equal ones by rising id
     int32_t num_top;  // how many alternatives were written, likeliest first and of equal ones the lowest id first
 };
 
