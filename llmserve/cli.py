@@ -97,7 +97,10 @@ Verify = Annotated[bool, typer.Option(help="Compare the shards with their checks
 def build(
     checkpoint: Annotated[
         str,
-        typer.Argument(metavar="CHECKPOINT", help="A Hugging Face folder, or `demo`, the one that comes along."),
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="A Hugging Face folder, a model of the hub (`org/name`), or `demo`, the one that comes along.",
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="ENGINE", help="Where the engine is to stand.")],
     quant: Annotated[QuantChoice | None, typer.Option(help="Weight-only quantisation. Default: none.")] = None,
@@ -112,6 +115,12 @@ def build(
         DTypeChoice | None, typer.Option(help="Of activations and unquantised weights. Default: auto.")
     ] = None,
     device: Annotated[DeviceChoice | None, typer.Option(help="What the engine will run on. Default: cpu.")] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a model of the hub. Default: its newest.")
+    ] = None,
+    lora: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A PEFT LoRA adapter to merge into the checkpoint.")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="YAML", help="Settings by the same names, see build_configs/; flags win.")
     ] = None,
@@ -124,7 +133,7 @@ def build(
     from rich.table import Table
 
     from llmserve.checkpoint.build import build_engine, describe
-    from llmserve.checkpoint.source import Checkpoint
+    from llmserve.checkpoint.find import open_checkpoint
     from llmserve.progress import ByteProgress
 
     started = time.monotonic()
@@ -134,9 +143,10 @@ def build(
     }  # fmt: skip
     settings = (_read_yaml(config) if config else {}) | {k: v for k, v in flags.items() if v is not None}
     build_config = _validated(BuildConfig, settings)
-    source = Checkpoint.open(DEMO if checkpoint == "demo" else checkpoint)
-    with _unwinding_signals(), ByteProgress() as progress:
-        report = build_engine(source, output, build_config, force=force, progress=progress)
+    with _unwinding_signals():
+        source = open_checkpoint(str(DEMO) if checkpoint == "demo" else checkpoint, revision, lora)
+        with ByteProgress() as progress:
+            report = build_engine(source, output, build_config, force=force, progress=progress)
     table = Table(title=f"built {output}", show_header=False, title_justify="left")
     for row in (*describe(report), ("time", f"{time.monotonic() - started:.1f} s")):
         table.add_row(*row)

@@ -7,7 +7,13 @@ from __future__ import annotations
 
 
 class LlmserveError(Exception):
-    """Base of every error meant for a user; `str(error)` is the whole message."""
+    """Base of every error meant for a user; `str(error)` is the whole message.
+
+    What it quotes may come from anywhere: characters that would move a terminal's cursor are shown escaped.
+    """
+
+    def __str__(self) -> str:
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in super().__str__())
 
 
 class ConfigError(LlmserveError):

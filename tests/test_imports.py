@@ -65,7 +65,7 @@ BESIDE_THE_STANDARD_LIBRARY = {
     "models": "torch pydantic",
     "runtime": "torch",
     "comm": "torch numpy mpi4py",
-    "checkpoint": "torch safetensors",
+    "checkpoint": "torch safetensors huggingface_hub",
     "checkpoint.build": "",
     "engine.messages": "msgspec",
     "engine.endpoint": "",

@@ -1,28 +1,36 @@
-"""A Hugging Face checkpoint folder: its configuration, its tensors by slices, its tokenizer files.
+"""A Hugging Face checkpoint: its configuration, its tensors by slices, its tokenizer files.
 
-Everything is checked once, at `Checkpoint.open`; after that only a tensor's data is ever read. Knows nothing of
-families, of what the configuration means, or of engines.
+Everything is checked once, at `Checkpoint.open`; after that only a tensor's data is ever read. Whatever a checkpoint
+keeps its tensors in (safetensors, PyTorch files, int4 of GPTQ or AWQ, an adapter beside them), from here on they are
+rows of matrices. Knows nothing of families, of what the configuration means, or of engines.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from llmserve.checkpoint.tensor_file import TensorFileReader, TensorSpec
+from llmserve.checkpoint.folder import (
+    MODEL_FORMS,
+    InFile,
+    Stored,
+    open_tensors,
+    read_json,
+    why_no_tensors,
+)
+from llmserve.checkpoint.int4_config import read_packing
+from llmserve.checkpoint.int4_tensors import Int4Tensor, common_group_size, int4_tensors
+from llmserve.checkpoint.tensor_file import TensorSpec
 from llmserve.errors import CheckpointError
 
-_SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -38,17 +46,30 @@ _TOKENIZER_FILES = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Int4Form:
+    """How a checkpoint's int4 matrices are stored, as far as an engine has to know."""
+
+    method: str  # what its users call it
+    group_size: int  # a scale holds for whole groups of that many columns
+    zero_points: bool  # groups have zero points other than 8
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """An opened checkpoint. Holds no file handles and no data; make one with `Checkpoint.open`.
 
-    `config` and `generation_config` are the JSON objects as they stand ({} where there is no generation_config.json).
+    `config` and `generation_config` are the JSON objects as they stand ({} where there is no generation_config.json),
+    but for a quantization_config that has been understood: `int4` says what it said, None where matrices are numbers.
     """
 
     path: Path
+    name: str  # the folder's; for a folder of the hub's local cache, the repository's
     config: dict[str, Any]
     generation_config: dict[str, Any]
-    _files: dict[str, TensorFileReader]  # by tensor name
+    int4: Int4Form | None
+    total_bytes: int  # of all tensors, as they are stored
+    _tensors: dict[str, Stored]
     _fingerprint: str
 
     @staticmethod
@@ -56,41 +77,39 @@ class Checkpoint:
         """Reads the configuration and every file's header. Raises CheckpointError, one sentence."""
         folder = Path(os.path.abspath(path))
         _require_folder(folder, str(path))
-        config_text, config = _read_json(
+        config_text, config = read_json(
             folder / "config.json", f"{folder} is not a Hugging Face checkpoint: it has no config.json."
         )
         generation_config: dict[str, Any] = {}
         if (folder / "generation_config.json").exists():
-            generation_config = _read_json(folder / "generation_config.json")[1]
-        files = _open_tensors(folder)
-        digest = hashlib.sha256(config_text)
-        for reader in sorted(set(files.values()), key=lambda reader: reader.path.name):
-            digest.update(f" {reader.header_sha256} {reader.file_size}".encode())
-        return Checkpoint(folder, config, generation_config, files, digest.hexdigest())
-
-    @property
-    def name(self) -> str:
-        """The folder's name; for a folder of the hub's local cache, the repository's."""
-        cached = re.fullmatch(r"models--(?:.+--)?(.+)", self.path.parent.parent.name)
-        if cached and self.path.parent.name == "snapshots":
-            return cached[1]
-        return self.path.name
-
-    @property
-    def total_bytes(self) -> int:
-        """Of all tensors."""
-        return sum(self.spec(name).nbytes for name in self._files)
+            generation_config = read_json(folder / "generation_config.json")[1]
+        files = open_tensors(folder, MODEL_FORMS)
+        if files is None:
+            raise CheckpointError(why_no_tensors(folder))
+        checkpoint = Checkpoint(
+            folder,
+            _name(folder),
+            config,
+            generation_config,
+            None,
+            sum(tensor.spec.nbytes for tensor in files.values()),
+            dict(files),
+            hashlib.sha256(config_text + headers_digest(files)).hexdigest(),
+        )
+        if config.get("quantization_config") is None:
+            return checkpoint
+        return _of_int4(checkpoint)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._files
+        return name in self._tensors
 
     def names(self) -> list[str]:
         """Every tensor's name, sorted."""
-        return sorted(self._files)
+        return sorted(self._tensors)
 
     def spec(self, name: str) -> TensorSpec:
         """Shape and dtype. Raises CheckpointError if there is no such tensor."""
-        return self._file(name).specs[name]
+        return self.tensor(name).spec
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Raises CheckpointError if there is no such tensor."""
@@ -99,26 +118,66 @@ class Checkpoint:
     def rows(self, name: str, start: int, stop: int, cols: tuple[int, int] | None = None) -> torch.Tensor:
         """Rows [start, stop), of a matrix only columns [cols[0], cols[1]); see `TensorFileReader.rows`.
 
-        Raises CheckpointError if there is no such tensor or its file cannot be read.
+        An int4 matrix's come as fp32. Raises CheckpointError if there is no such tensor or its file cannot be read.
         """
-        return self._file(name).rows(name, start, stop, cols)
+        return self.tensor(name).rows(start, stop, cols)
+
+    def is_int4(self, name: str) -> bool:
+        """Raises CheckpointError if there is no such tensor."""
+        return isinstance(self.tensor(name), Int4Tensor)
+
+    def groups(
+        self, name: str, start: int, stop: int, cols: tuple[int, int] | None, size: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rows [start, stop) of an int4 matrix as it is stored; see `Int4Tensor.groups`. Raises CheckpointError."""
+        tensor = self.tensor(name)
+        assert isinstance(tensor, Int4Tensor), f"{name} is not int4"
+        return tensor.groups(start, stop, cols, size)
 
     def fingerprint(self) -> str:
         """Hex SHA-256 over config.json and each file's header and size. Not over the data: that would take minutes."""
         return self._fingerprint
 
+    def changed(self, tensors: dict[str, Stored], name: str, digest: bytes) -> Checkpoint:
+        """This checkpoint with these in place of its own tensors; `digest` is of whatever the change came from."""
+        fingerprint = hashlib.sha256(bytes.fromhex(self._fingerprint) + digest).hexdigest()
+        return replace(self, name=name, _tensors=self._tensors | tensors, _fingerprint=fingerprint)
+
     def tokenizer_files(self) -> list[Path]:
         """What text in and out depends on, generation_config.json included; those that exist."""
-        found = (path for pattern in _TOKENIZER_FILES for path in sorted(self.path.glob(pattern)))
+        found = (path for pattern in TOKENIZER_FILES for path in sorted(self.path.glob(pattern)))
         return [path for path in found if path.is_file()]
 
-    def _file(self, name: str) -> TensorFileReader:
+    def tensor(self, name: str) -> Stored:
+        """Raises CheckpointError if there is no such tensor."""
         try:
-            return self._files[name]
+            return self._tensors[name]
         except KeyError:
-            near = difflib.get_close_matches(name, self._files, n=3)
+            near = difflib.get_close_matches(name, self._tensors, n=3)
             hint = f"the nearest names in it are {', '.join(near)}" if near else "no name in it is near"
             raise CheckpointError(f"{self.path} has no tensor {name}; {hint}.") from None
+
+
+def headers_digest(files: dict[str, InFile]) -> bytes:
+    """What there is of a fingerprint without reading data: each file's header and size."""
+    readers = {tensor.reader.path.name: tensor.reader for tensor in files.values()}
+    return b"".join(f" {r.header_sha256} {r.file_size}".encode() for _, r in sorted(readers.items()))
+
+
+def _of_int4(checkpoint: Checkpoint) -> Checkpoint:
+    settings = checkpoint.config["quantization_config"]
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"config.json says quantization_config={settings!r:.200}, which is not an object.")
+    packing = read_packing(settings)
+    tensors = int4_tensors(checkpoint._tensors, packing)
+    form = Int4Form(packing.method, common_group_size(tensors), zero_points=not packing.symmetric)
+    config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
+    return replace(checkpoint, config=config, int4=form, _tensors=tensors)
+
+
+def _name(folder: Path) -> str:
+    cached = re.fullmatch(r"models--(?:.+--)?(.+)", folder.parent.parent.name)
+    return cached[1] if cached and folder.parent.name == "snapshots" else folder.name
 
 
 def _require_folder(folder: Path, given: str) -> None:
@@ -126,67 +185,4 @@ def _require_folder(folder: Path, given: str) -> None:
         return
     if folder.is_file():
         raise CheckpointError(f"{given} is a file; give the folder that holds config.json and model.safetensors.")
-    if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", given):
-        raise CheckpointError(f"{given} does not exist; give the folder of a Hugging Face checkpoint.")
-    raise CheckpointError(
-        f"{given} does not exist here, and llmserve does not download; if it is a model of the Hugging Face hub, run "
-        f"`hf download {given} --local-dir {folder.name}` and give that folder."
-    )
-
-
-def _read_json(path: Path, missing: str = "") -> tuple[bytes, dict[str, Any]]:
-    """A file's bytes and the JSON object they are."""
-    try:
-        text = path.read_bytes()
-        value = json.loads(text)
-    except FileNotFoundError:
-        raise CheckpointError(missing or f"{path} does not exist.") from None
-    except OSError as e:
-        raise CheckpointError(f"{path} cannot be read: {e.strerror or e}.") from None
-    except (ValueError, RecursionError) as e:
-        raise CheckpointError(f"{path} is not valid JSON ({e}); copy or download it again.") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} is not a JSON object; copy or download it again.")
-    return text, value
-
-
-def _open_tensors(folder: Path) -> dict[str, TensorFileReader]:
-    """The file that holds each tensor. As transformers does, a whole model.safetensors goes before an index."""
-    if (folder / _SINGLE).exists():
-        reader = TensorFileReader(folder / _SINGLE)
-        return dict.fromkeys(reader.specs, reader)
-    if not (folder / _INDEX).exists():
-        raise CheckpointError(_why_no_tensors(folder))
-    weight_map = _read_json(folder / _INDEX)[1].get("weight_map")
-    if not isinstance(weight_map, dict) or not all(_is_file_name(shard) for shard in weight_map.values()):
-        raise CheckpointError(f"{folder / _INDEX} has no valid weight_map; copy or download it again.")
-    readers = {}
-    for shard in sorted(set(weight_map.values())):
-        if not (folder / shard).exists():
-            raise CheckpointError(f"{folder} lacks {shard}, which {_INDEX} names; copy or download it too.")
-        readers[shard] = TensorFileReader(folder / shard)
-    for name, shard in weight_map.items():
-        if name not in readers[shard].specs:
-            raise CheckpointError(f"{folder / shard} lacks {name}, which {_INDEX} says it holds; download both again.")
-    return {name: readers[shard] for name, shard in weight_map.items()}
-
-
-def _is_file_name(value: object) -> bool:
-    """Of a file in this folder: an index may not lead anywhere else."""
-    return isinstance(value, str) and value == os.path.basename(value) and value not in ("", ".", "..")
-
-
-def _why_no_tensors(folder: Path) -> str:
-    if any(folder.glob("*.safetensors")):
-        if (folder / "adapter_model.safetensors").exists():
-            return f"{folder} is a LoRA adapter, not a whole model; merge it into its base model first."
-        return f"{folder} has .safetensors files but neither {_SINGLE} nor {_INDEX}; copy or download that too."
-    if any(folder.glob("pytorch_model*.bin")):
-        return (
-            f"{folder} has its weights as .bin files only, which llmserve does not read yet; convert them with "
-            "`python -c \"from transformers import AutoModelForCausalLM as M; p='" + str(folder) + "'; "
-            "M.from_pretrained(p, dtype='auto').save_pretrained(p)\"`."
-        )
-    if any(folder.glob("*.gguf")):
-        return f"{folder} has its weights as .gguf, which llmserve does not read; use the model's safetensors files."
-    return f"{folder} has a config.json but no weights: neither {_SINGLE} nor {_INDEX}; copy or download them too."
+    raise CheckpointError(f"{given} does not exist; give the folder of a Hugging Face checkpoint.")

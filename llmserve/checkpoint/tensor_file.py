@@ -80,28 +80,39 @@ class TensorFileReader:
             shape = (shape[0], cols[1] - cols[0])
             width = shape[1] * spec.dtype.itemsize
             offset += cols[0] * spec.dtype.itemsize
-        data = torch.empty(TensorSpec(shape, spec.dtype).nbytes, dtype=torch.uint8)
-        buffer = data.numpy().data
-        try:
-            fd = os.open(self.path, os.O_RDONLY)
-            try:
-                if width == pitch:
-                    self._read(fd, buffer, offset)
-                else:
-                    for row in range(stop - start):
-                        self._read(fd, buffer[row * width : (row + 1) * width], offset + row * pitch)
-            finally:
-                os.close(fd)
-        except OSError as e:
-            raise CheckpointError(f"{self.path} cannot be read: {e.strerror or e}.") from None
+        count = stop - start
+        data = read_rectangle(self.path, self.file_size, offset, count, width, pitch)
         return data.view(spec.dtype).reshape(shape)
 
-    def _read(self, fd: int, buffer: memoryview, offset: int) -> None:
-        while len(buffer):  # Linux reads at most 2 GiB a call
-            count = os.preadv(fd, [buffer], offset)
-            if count == 0:
-                raise damaged(self.path, f"it now ends at byte {offset}, it had {self.file_size} bytes when opened")
-            buffer, offset = buffer[count:], offset + count
+
+def read_rectangle(path: Path, file_size: int, offset: int, count: int, width: int, pitch: int) -> torch.Tensor:
+    """`count` runs of `width` bytes, whose beginnings are `pitch` bytes apart → owned uint8 [count · width].
+
+    `file_size`: what it was when the offsets were found to lie in it. CheckpointError if it has been cut short since.
+    """
+    data = torch.empty(count * width, dtype=torch.uint8)
+    buffer = data.numpy().data
+    try:
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            if width == pitch:
+                _read(path, file_size, fd, buffer, offset)
+            else:
+                for row in range(count):
+                    _read(path, file_size, fd, buffer[row * width : (row + 1) * width], offset + row * pitch)
+        finally:
+            os.close(fd)
+    except OSError as e:
+        raise CheckpointError(f"{path} cannot be read: {e.strerror or e}.") from None
+    return data
+
+
+def _read(path: Path, file_size: int, fd: int, buffer: memoryview, offset: int) -> None:
+    while len(buffer):  # Linux reads at most 2 GiB a call
+        count = os.preadv(fd, [buffer], offset)
+        if count == 0:
+            raise damaged(path, f"it now ends at byte {offset}, it had {file_size} bytes when opened")
+        buffer, offset = buffer[count:], offset + count
 
 
 class TensorFileWriter:
