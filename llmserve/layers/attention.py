@@ -43,8 +43,8 @@ class Attention:
             bias=config.qkv_bias,
         )
         self.o = RowParallel(f"{name}.o", sources.o, config.num_heads * dim, q_rows, layout, bias=config.o_bias)
-        self.q_norm = sources.q_norm and Norm(f"{name}.q_norm", sources.q_norm, dim, config, layout)
-        self.k_norm = sources.k_norm and Norm(f"{name}.k_norm", sources.k_norm, dim, config, layout)
+        self.q_norm = Norm(f"{name}.q_norm", sources.q_norm, dim, config, layout) if sources.q_norm else None
+        self.k_norm = Norm(f"{name}.k_norm", sources.k_norm, dim, config, layout) if sources.k_norm else None
 
     def parameters(self) -> Iterator[Parameter]:
         for part in (self.qkv, self.o, self.q_norm, self.k_norm):
@@ -53,5 +53,6 @@ class Attention:
 
     def __call__(self, x: Array, angles: Array, cache: Cache, ops: Ops) -> Array:
         """x [T, hidden_size] → [T, hidden_size]; writes this step's keys and values to `cache` first, then reads."""
-        heads = Heads(*self._shape, self.q_norm and self.q_norm.handle, self.k_norm and self.k_norm.handle)
+        norms = [norm.handle if norm else None for norm in (self.q_norm, self.k_norm)]
+        heads = Heads(*self._shape, *norms)
         return self.o(ops.attention(self.qkv(x, ops), heads, angles, cache), ops)

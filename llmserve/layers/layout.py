@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from llmserve.errors import BuildError
-from llmserve.ops.packed import PANEL, padded
+from llmserve.ops.packed import PANEL
 from llmserve.quant import Scheme, make_scheme
 
 
@@ -29,14 +29,16 @@ class Layout:
         return self.rank * share, (self.rank + 1) * share
 
     def cut_panels(self, total: int, what: str) -> tuple[int, int]:
-        """This rank's [start, stop) of `total` rows, as nearly equal as whole panels allow; the last may be broken.
+        """This rank's [start, stop) of `total` rows, as nearly equal as whole units allow; the last may be broken.
 
-        So groups of columns that share a scale end where ranks do, and every tp_size rounds weights alike.
+        A unit is a panel of rows, and where these rows are the columns of the next matrix, a group of columns that
+        share a scale; so such groups end where ranks do.
         """
-        panels = padded(total) // PANEL
-        if self.size > panels:
-            raise BuildError(f"tp_size={self.size} is more than the {panels} panels of the model's {what} ({total}).")
-        start, stop = (PANEL * (panels * rank // self.size) for rank in (self.rank, self.rank + 1))
+        unit = max(PANEL, self.scheme.group_size or 0)
+        units = -(-total // unit)
+        if self.size > units:
+            raise BuildError(f"tp_size={self.size} cannot cut the model's {what} ({total}) into units of {unit}.")
+        start, stop = (unit * (units * rank // self.size) for rank in (self.rank, self.rank + 1))
         return start, min(stop, total)
 
     def cut_kv_heads(self, num_kv_heads: int) -> tuple[int, int]:

@@ -65,6 +65,7 @@ class Parameter:
         self.in_features = in_features
         self.cols = cols
         self.width = None if in_features is None else in_features if cols is None else cols[1] - cols[0]
+        self._read_cols = cols
         self.num_rows = sum(p.rows for p in pieces)
         self.handle: Weights = None
         """What the device table made of it; set by `load`."""
@@ -123,7 +124,7 @@ class Parameter:
     def _bands(self, source: Source) -> Iterator[tuple[int, Tensor, str | None]]:
         """(first row, rows, a source of them); whole units of rows, across the borders of pieces, but for the last."""
         at, rest = 0, None
-        step = max(1, BAND_BYTES // (4 * (self.width or 1)) // self._unit) * self._unit
+        step = max(1, BAND_BYTES // (4 * (self.in_features or 1)) // self._unit) * self._unit
         for piece in self.pieces:
             for start in range(0, piece.rows, step):
                 band = self._read(source, piece, start, min(start + step, piece.rows))
@@ -156,7 +157,7 @@ class Parameter:
         first, last = piece.start + start * piece.step, piece.start + (stop - 1) * piece.step + 1
         if piece.transposed:
             assert self.in_features is not None
-            band = source.rows(piece.source, *(self.cols or (0, self.in_features)), (first, last)).T
+            band = source.rows(piece.source, *(self._read_cols or (0, self.in_features)), (first, last)).T
         else:
             band = self._rows(source, piece.source, first, last)
         if not torch.isfinite(band).all():
@@ -165,10 +166,11 @@ class Parameter:
         return band if piece.change is None else piece.change(band)
 
     def _zeros(self, count: int) -> Tensor:
-        return torch.zeros((count,) if self.width is None else (count, self.width))
+        width = self.in_features if self._read_cols is None else self.width
+        return torch.zeros((count,) if width is None else (count, width))
 
     def _rows(self, source: Source, name: str, start: int, stop: int) -> Tensor:
-        return source.rows(name, start, stop, self.cols)
+        return source.rows(name, start, stop, self._read_cols)
 
 
 class Matrix(Parameter):
@@ -181,6 +183,8 @@ class Matrix(Parameter):
     ) -> None:
         super().__init__(name, pieces, in_features=in_features, cols=cols)
         self.scheme = scheme
+        if scheme.by_row:
+            self._read_cols = None
 
     def _layout(self) -> Layout:
         assert self.width is not None
@@ -198,7 +202,7 @@ class Matrix(Parameter):
         return join(*source.groups(name, start, stop, self.cols, self.scheme.given))
 
     def _pack(self, band: Tensor) -> dict[str, Tensor]:
-        return self.scheme.pack(band)
+        return self.scheme.pack(band, self.cols) if self.scheme.by_row else self.scheme.pack(band)
 
     def _hand_over(self, stored: dict[str, Tensor], ops: Ops) -> Weights:
         assert self.width is not None

@@ -16,7 +16,7 @@ from llmserve.layers.mlp import FeedForwardSources
 from llmserve.layers.norm import Norm
 from llmserve.layers.parameter import Matrix, Parameter, Piece, Plain
 from llmserve.layers.rope import rotation
-from llmserve.ops import Array, Cache, Ops
+from llmserve.ops import Array, Cache, Normalisation, Ops
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,11 @@ class DecoderLayer:
         self.attention_norm = norm("attention_norm", sources.attention_norm)
         self.attention = Attention(f"{name}.attention", config, window, sources.attention, layout)
         post = sources.attention_post_norm
-        self.attention_post_norm = post and norm("attention_post_norm", post)
+        self.attention_post_norm = norm("attention_post_norm", post) if post else None
         self.mlp_norm = norm("mlp_norm", sources.mlp_norm)
         self.mlp = sources.mlp.make(f"{name}.mlp", config, layout)
         post = sources.mlp_post_norm
-        self.mlp_post_norm = post and norm("mlp_post_norm", post)
+        self.mlp_post_norm = norm("mlp_post_norm", post) if post else None
 
     def parameters(self) -> Iterator[Parameter]:
         parts = (
@@ -115,13 +115,17 @@ class Decoder:
             x, post = layer.attention(x, angles, cache, ops), layer.attention_post_norm
             x, residual = _normed(layer.mlp_norm, x, residual, post, ops)
             x, post = layer.mlp(x, ops), layer.mlp_post_norm
-        return self.head(ops.last_norm(x, residual, self.norm.handle, post and post.handle), ops)
+        return self.head(ops.last_norm(x, residual, self.norm.handle, _handle(post)), ops)
 
 
 def _normed(norm: Norm, x: Array, residual: Array | None, post: Norm | None, ops: Ops) -> tuple[Array, Array]:
     if residual is None:
         return ops.norm(x, norm.handle)
-    return ops.add_norm(x, residual, norm.handle, post and post.handle)
+    return ops.add_norm(x, residual, norm.handle, _handle(post))
+
+
+def _handle(norm: Norm | None) -> Normalisation | None:
+    return norm.handle if norm else None
 
 
 def _positions(config: ModelConfig, sources: DecoderSources, layout: Layout) -> Plain | None:

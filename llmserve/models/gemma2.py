@@ -1,4 +1,4 @@
-"""Gemma 2 (Gemma Team 2024): capped scores and logits, windows in every other layer, norms before and behind each block."""
+"""Gemma 2 (Gemma Team 2024): capped scores and logits, windows in every other layer, norms on both sides of a block."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ def read_generation(
 ) -> Generation:
     """Raises CheckpointError. The end-of-text ids are config.json's where generation_config.json names none.
 
-    As in vLLM, the tokenizer's own end ends an answer too, and `max_new_tokens` is the length of a chat's answer of which
-    a request does not say how long it may be. Qwen v1's `stop_words_ids` count where they are single tokens.
+    As in vLLM, the tokenizer's own end ends an answer too, and `max_new_tokens` is how long an answer in a chat may
+    become where its request does not say. Qwen v1's `stop_words_ids` count where they are single tokens.
     """
     given = HfConfig(generation_config)
     eos = generation_config.get("eos_token_id", config.get("eos_token_id"))  # null: there is none
@@ -78,7 +78,8 @@ def _stop_words(given: HfConfig, vocab_size: int) -> tuple[list[int], tuple[str,
     words = given.get("stop_words_ids", list, None) or []
     if not all(isinstance(word, list) and all(type(i) is int and 0 <= i < vocab_size for i in word) for word in words):
         raise CheckpointError(
-            f"generation_config.json says stop_words_ids={words!r:.200}, which are no lists of token ids below {vocab_size}."
+            f"generation_config.json says stop_words_ids={words!r:.200}; they must be lists of token ids from 0 to "
+            f"{vocab_size - 1}."
         )
     long = tuple(f"stop_words_ids={word!r:.50}" for word in words if len(word) > 1)
     return [word[0] for word in words if len(word) == 1], long

@@ -1,6 +1,6 @@
 """Qwen v1 (Bai et al. 2023): q, k and v in one tensor.
 
-Beyond the length it was trained for, a dynamic NTK-aware base and queries that grow with the logarithm of their position.
+Beyond the length it was trained for, a dynamic NTK-aware base, and queries that grow with the logarithm of position.
 """
 
 from __future__ import annotations

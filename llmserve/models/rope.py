@@ -35,8 +35,8 @@ def read_rope(
     dim = int(head_dim * share)
     if not 2 <= dim <= head_dim or dim % 2:
         raise CheckpointError(
-            f"config.json says partial_rotary_factor={share}, by which {dim} of a head's {head_dim} dimensions turn; it "
-            f"must be an even number from 2 to {head_dim}."
+            f"config.json says partial_rotary_factor={share}, by which {dim} of a head's {head_dim} dimensions turn; "
+            f"that must be an even number from 2 to {head_dim}."
         )
     common: dict[str, Any] = {
         "theta": inner.positive("rope_theta", hf.positive("rope_theta", 10000.0)),
@@ -108,19 +108,21 @@ def _longrope(hf: HfConfig, inner: HfConfig, common: dict[str, Any], max_positio
     factor = inner.positive("factor", max_position / original)
     default = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 and original > 1 else 1.0
     pairs = common["dim"] // 2
-    factors = {}
-    for key in ("short_factor", "long_factor"):
+
+    def factors(key: str) -> tuple[float, ...]:
         given = inner.get(key, list)
         if len(given) != pairs or not all(type(f) in (int, float) and 0 < f < math.inf for f in given):
             raise CheckpointError(
                 f"config.json gives {key} as {given!r:.200}; rotating {common['dim']} dimensions needs {pairs} numbers "
                 "above 0."
             )
-        factors[f"{key}s"] = tuple(map(float, given))
+        return tuple(map(float, given))
+
     return Rope(
         **common,
         kind="longrope",
         attention_factor=inner.positive("attention_factor", default),
         original_max_position=original,
-        **factors,
+        short_factors=factors("short_factor"),
+        long_factors=factors("long_factor"),
     )

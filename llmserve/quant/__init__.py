@@ -24,19 +24,29 @@ Layout = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 class Scheme(Protocol):
     name: str
+    given: int | None
+    """Columns that share a scale, where `pack` takes rows that the checkpoint has quantised; None: it takes numbers."""
 
     def layout(self, rows: int, cols: int) -> Layout:
         """What is stored for a [rows, cols] matrix: suffix → (shape, dtype), or BuildError."""
 
-    def pack(self, weight: Tensor) -> dict[str, Tensor]:
-        """A band of rows [n, cols], n a multiple of 32 but for the last band → its panels of every stored tensor."""
+    group_size: int | None
+    """Columns that share a scale; None: all, or there are no scales."""
+    by_row: bool
+    """A scale belongs to a whole row: `pack` takes whole rows, also where a rank holds but some columns."""
+
+    def pack(self, weight: Tensor, cols: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        """A band of rows [n, cols], n a multiple of 32 but for the last band → its panels of every stored tensor.
+
+        `cols`: the [start, stop) that is stored of whole rows, `by_row` only.
+        """
 
     def matrix(self, stored: Mapping[str, Tensor], rows: int, cols: int) -> PackedMatrix:
         """What was stored, as the device tables take it."""
 
 
-def make_scheme(quant: str, group_size: int | None, dtype: torch.dtype) -> Scheme:
-    """The scheme of a layer's matrices, by the name `--quant` knows it by."""
+def make_scheme(quant: str, group_size: int | None, dtype: torch.dtype, zero_points: bool = False) -> Scheme:
+    """The scheme of a layer's matrices, by the name `--quant` knows it by. `zero_points`: of int4."""
     from llmserve.quant.int4 import Int4
     from llmserve.quant.int8 import Int8
     from llmserve.quant.plain import Plain
@@ -44,6 +54,6 @@ def make_scheme(quant: str, group_size: int | None, dtype: torch.dtype) -> Schem
     if quant == "int4":
         if group_size not in GROUP_SIZES:
             raise BuildError(f"group size {group_size} is not one of {', '.join(map(str, GROUP_SIZES))}.")
-        return Int4(group_size)
+        return Int4(group_size, zero_points)
     schemes: dict[str, Scheme] = {"none": Plain(dtype), "int8": Int8()}
     return schemes[quant]

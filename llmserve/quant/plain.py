@@ -14,6 +14,9 @@ from llmserve.quant import Layout
 
 class Plain:
     name = "none"
+    given: int | None = None
+    group_size: int | None = None
+    by_row = False
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -22,7 +25,7 @@ class Plain:
     def layout(self, rows: int, cols: int) -> Layout:
         return {"weight": (panel_shape(self._kind, rows, cols), self.dtype)}
 
-    def pack(self, weight: Tensor) -> dict[str, Tensor]:
+    def pack(self, weight: Tensor, cols: tuple[int, int] | None = None) -> dict[str, Tensor]:
         return {"weight": to_panels(self._kind, narrow(weight, self.dtype))}
 
     def matrix(self, stored: Mapping[str, Tensor], rows: int, cols: int) -> PackedMatrix:

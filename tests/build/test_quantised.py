@@ -1,4 +1,4 @@
-"""Shard first, then quantise: what an engine computes with is what each rank's own share was rounded to."""
+"""What an engine computes with is what the checkpoint's matrices were rounded to, whatever the number of ranks."""
 
 from __future__ import annotations
 
@@ -20,20 +20,17 @@ PROMPT, STEPS = list(range(20, 45)), [5, 3, 8]
 GROUP = 32
 
 
-def rounded(name: str, weight: Tensor, quant: str, ranks: int) -> Tensor:
-    """A checkpoint's matrix after quantisation of the ranks' shares of it."""
+def rounded(name: str, weight: Tensor, quant: str) -> Tensor:
+    """A checkpoint's matrix after quantisation."""
     if weight.ndim == 1 or "embed_tokens" in name:
         return weight  # vectors and the table are not quantised
     scheme = make_scheme("int8" if "lm_head" in name else quant, GROUP, torch.float32)
-    cut_by_inputs = any(part in name for part in ("o_proj", "down_proj"))
-    shares = weight.chunk(ranks, dim=1 if cut_by_inputs else 0)
-    stored = [unpack(scheme.matrix(scheme.pack(share), *share.shape)) for share in shares]
-    return torch.cat(stored, dim=1 if cut_by_inputs else 0)
+    return unpack(scheme.matrix(scheme.pack(weight), *weight.shape))
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("quant", ["int8", "int4"])
-def test_a_quantised_engine_computes_with_its_ranks_rounded_shares(tmp_path: Path, quant: str, ranks: int) -> None:
+def test_a_quantised_engine_computes_with_the_rounded_matrices(tmp_path: Path, quant: str, ranks: int) -> None:
     checkpoint = tiny_checkpoint(tmp_path / "checkpoint", attention_bias=True, head_dim=32).folder
     config = {"group_size": GROUP} if quant == "int4" else {}
     quantised = build(checkpoint, tmp_path / "quantised", quant=quant, tp_size=ranks, **config)
@@ -41,7 +38,7 @@ def test_a_quantised_engine_computes_with_its_ranks_rounded_shares(tmp_path: Pat
     copy = tmp_path / "rounded"
     shutil.copytree(checkpoint, copy)
     weights = load_file(checkpoint / "model.safetensors")
-    save_file({n: rounded(n, w, quant, ranks).contiguous() for n, w in weights.items()}, copy / "model.safetensors")
+    save_file({n: rounded(n, w, quant).contiguous() for n, w in weights.items()}, copy / "model.safetensors")
     expected = Forward(build(copy, tmp_path / "plain")).prefill_and_steps(PROMPT, STEPS)
 
     for config in ({"activations": "float32"}, {"kernels": "reference"}):

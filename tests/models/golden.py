@@ -19,8 +19,8 @@ from llmserve.runtime.load import device_of, load_runner
 from tests.forward import Forward
 
 FAMILIES = (
-    "chatglm2", "chatglm3", "gemma2", "glm", "glm4", "gpt2", "llama", "llama3-rope-scaling", "mistral", "mixtral", "phi3",
-    "qwen1", "qwen1-ntk-logn", "qwen2", "qwen2-moe", "qwen2-tied", "qwen3", "qwen3-moe",
+    "chatglm2", "chatglm3", "gemma2", "glm", "glm4", "gpt2", "llama", "llama3-rope-scaling", "mistral", "mixtral",
+    "phi3", "qwen1", "qwen1-ntk-logn", "qwen2", "qwen2-moe", "qwen2-tied", "qwen3", "qwen3-moe",
 )  # fmt: skip
 
 
@@ -60,11 +60,10 @@ def greedy(engine: Path, golden: Golden, comm: Comm, kernels: str = "auto") -> l
     return answers
 
 
-def logits(engine: Path, golden: Golden, comm: Comm, kernels: str = "auto") -> list[Tensor]:
-    """As `Golden.logits`, on every rank."""
+def logits(engine: Path, golden: Golden, comm: Comm, kernels: str = "auto", **config: object) -> list[Tensor]:
+    """As `Golden.logits`, on every rank. `config`: of the engine."""
+    config = {"block_size": 4 if kernels == "reference" else 16, "kernels": kernels, **config}
     return [
-        Forward(engine, comm, block_size=4 if kernels == "reference" else 16, kernels=kernels).prefill_and_steps(
-            prompt, answer
-        )
+        Forward(engine, comm, **config).prefill_and_steps(prompt, answer)
         for prompt, answer in zip(golden.prompts, golden.greedy, strict=True)
     ]

@@ -159,7 +159,7 @@ def test_an_architecture_that_we_do_not_know_is_refused_with_those_we_do() -> No
 
 def test_rope_theta_inside_rope_parameters_goes_before_one_beside_it() -> None:
     assert read(rope_theta=1e4, rope_parameters={"rope_type": "default", "rope_theta": 5e5}).rope == Rope(
-        theta=5e5, dim=16
+        theta=5e5, dim=8
     )
 
 
