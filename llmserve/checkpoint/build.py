@@ -10,22 +10,24 @@ import hashlib
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llmserve import __version__
 from llmserve.checkpoint.disk import readable_bytes
 from llmserve.checkpoint.engine_dir import EngineDirWriter, shard_name
-from llmserve.checkpoint.source import Checkpoint
+from llmserve.checkpoint.source import Checkpoint, Int4Form
 from llmserve.checkpoint.tensor_file import TensorFileWriter, TensorSpec
 from llmserve.config import MAX_TP_SIZE, BuildConfig, Manifest, ModelConfig
 from llmserve.errors import BuildError, CheckpointError, EngineDirError
 from llmserve.layers.layout import make_layout
+from llmserve.layers.parameter import Matrix, Parameter
 from llmserve.models import make_model, read_config
 from llmserve.models.decoder import Decoder
 from llmserve.models.generation import read_generation
 from llmserve.quant import GROUP_SIZES
+from llmserve.quant.given_int4 import GivenInt4
 
 Progress = Callable[[str, int, int], None]
 """Called with the phase, the bytes done and the bytes in all."""
@@ -59,9 +61,11 @@ def build_engine(
     """Raises CheckpointError or BuildError in one sentence, and then leaves nothing behind."""
     report = progress or (lambda phase, done, total: None)
     model = read_config(checkpoint.config)
+    given = _given(checkpoint)
+    config = _for_given(config, given)
     dtype = config.dtype if config.dtype != "auto" else _checkpoint_dtype(checkpoint)
-    group_size = _group_size(model, config, dtype)
-    ranks = [_rank_model(model, config, group_size, dtype, rank) for rank in range(config.tp_size)]
+    group_size = _group_size(model, config, dtype, given)
+    ranks = [_rank_model(model, config, group_size, dtype, rank, given) for rank in range(config.tp_size)]
     used = _check_tensors(checkpoint, ranks)
     generation = read_generation(checkpoint.config, checkpoint.generation_config, model.vocab_size)
     _check_tokenizer(checkpoint)
@@ -73,6 +77,7 @@ def build_engine(
         quant=config.quant,
         head_quant=config.head,
         group_size=group_size,
+        zero_points=given is not None and given.form.zero_points,
         tp_size=config.tp_size,
         dtype=dtype,
         generation=generation.defaults,
@@ -95,21 +100,69 @@ def build_engine(
     )
 
 
-def _rank_model(model: ModelConfig, config: BuildConfig, group_size: int | None, dtype: str, rank: int) -> Decoder:
-    return make_model(model, make_layout(config.quant, config.head, group_size, dtype, rank, config.tp_size))
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A checkpoint's own int4 matrices, which its engine keeps as they are."""
+
+    form: Int4Form
+    head: bool  # the LM head is one of them
+
+
+def _given(checkpoint: Checkpoint) -> _Given | None:
+    form = checkpoint.int4
+    return form and _Given(form, TIED_HEAD in checkpoint and checkpoint.is_int4(TIED_HEAD))
+
+
+def _for_given(config: BuildConfig, given: _Given | None) -> BuildConfig:
+    """`config` with what a checkpoint of int4 decides. BuildError where it asks for something else."""
+    if given is None:
+        return config
+    method = given.form.method
+    if config.quant != "int4" and "quant" in config.model_fields_set:
+        raise BuildError(
+            f"the checkpoint's weights are int4 ({method}) and cannot be had as --quant {config.quant} without "
+            "rounding them twice; leave --quant away, or use the model's BF16 or F16 checkpoint."
+        )
+    head = config.head_quant or ("int4" if given.head else "none")
+    if given.head and head != "int4":
+        raise BuildError(
+            f"the checkpoint's LM head is int4 ({method}) and cannot be had as --head-quant {head}; leave it away."
+        )
+    if config.group_size and given.form.group_size % config.group_size:
+        raise BuildError(
+            f"--group-size {config.group_size} does not divide the checkpoint's groups of {given.form.group_size}; "
+            "leave it away to keep them."
+        )
+    return config.model_copy(update={"quant": "int4", "head_quant": head})
+
+
+def _rank_model(
+    model: ModelConfig, config: BuildConfig, group_size: int | None, dtype: str, rank: int, given: _Given | None
+) -> Decoder:
+    zero_points = given is not None and given.form.zero_points
+    layout = make_layout(config.quant, config.head, group_size, dtype, rank, config.tp_size, zero_points)
+    if given is not None:
+        assert group_size is not None
+        kept = GivenInt4(group_size, zero_points)
+        layout = replace(layout, scheme=kept, head_scheme=kept if given.head else layout.head_scheme)
+    return make_model(model, layout)
 
 
 def _checkpoint_dtype(checkpoint: Checkpoint) -> Any:
-    """transformers writes `torch_dtype`, from version 5 on `dtype`."""
+    """transformers writes `torch_dtype`, from version 5 on `dtype`; without either, what holds every tensor exactly."""
     name = checkpoint.config.get("torch_dtype") or checkpoint.config.get("dtype")
+    if name is None:
+        kinds = {str(checkpoint.spec(tensor).dtype).removeprefix("torch.") for tensor in checkpoint.names()}
+        floats = kinds & {"float16", "bfloat16", "float32", "float64"}
+        return floats.pop() if floats in ({"float16"}, {"bfloat16"}) else "float32"
     if name not in ("float32", "bfloat16", "float16"):
         raise CheckpointError(
-            f"config.json gives the dtype as {name!r}; choose one with --dtype float32, bfloat16 or float16."
+            f"config.json gives the dtype as {name!r:.200}; choose one with --dtype float32, bfloat16 or float16."
         )
     return name
 
 
-def _group_size(model: ModelConfig, config: BuildConfig, dtype: str) -> int | None:
+def _group_size(model: ModelConfig, config: BuildConfig, dtype: str, given: _Given | None) -> int | None:
     """The int4 group size: the one asked for, else the largest that every sharded matrix can be cut into.
 
     BuildError says what cannot be cut as `config` wants it, and what to choose instead.
@@ -117,31 +170,34 @@ def _group_size(model: ModelConfig, config: BuildConfig, dtype: str) -> int | No
     if "int4" not in (config.quant, config.head) and config.group_size is not None:
         raise BuildError(f"--group-size {config.group_size} is for --quant int4 only, not for {config.quant}.")
     try:
-        return _fitting_group_size(model, config, dtype)
+        return _fitting_group_size(model, config, dtype, given)
     except BuildError as e:
-        raise BuildError(f"{str(e).removesuffix('.')}; {_what_fits(model, config, dtype)}.") from None
+        raise BuildError(f"{str(e).removesuffix('.')}; {_what_fits(model, config, dtype, given)}.") from None
 
 
-def _fitting_group_size(model: ModelConfig, config: BuildConfig, dtype: str) -> int | None:
+def _fitting_group_size(model: ModelConfig, config: BuildConfig, dtype: str, given: _Given | None) -> int | None:
     """Found by trying, as what can be cut is for the layers to say. BuildError where nothing fits."""
     sizes: tuple[int | None, ...] = GROUP_SIZES if "int4" in (config.quant, config.head) else (None,)
+    if given is not None:
+        sizes = tuple(size for size in GROUP_SIZES if given.form.group_size % size == 0)
     reason = ""
     for size in sizes if config.group_size is None else (config.group_size,):
         try:
-            for parameter in _rank_model(model, config, size, dtype, rank=0).parameters():
-                parameter.layout()
+            for rank in range(config.tp_size):
+                for parameter in _rank_model(model, config, size, dtype, rank, given).parameters():
+                    parameter.layout()
             return size
         except BuildError as e:
             reason = str(e)
     raise BuildError(reason)
 
 
-def _what_fits(model: ModelConfig, config: BuildConfig, dtype: str) -> str:
+def _what_fits(model: ModelConfig, config: BuildConfig, dtype: str, given: _Given | None) -> str:
     """The least change to `config` that can be built."""
 
     def fits(**change: Any) -> bool:
         try:
-            _fitting_group_size(model, config.model_copy(update=change), dtype)
+            _fitting_group_size(model, config.model_copy(update=change), dtype, given)
         except BuildError:
             return False
         return True
@@ -150,14 +206,21 @@ def _what_fits(model: ModelConfig, config: BuildConfig, dtype: str) -> str:
         return "leave --group-size away to use the largest that fits"
     if sizes := [n for n in range(1, min(model.num_heads, MAX_TP_SIZE) + 1) if fits(tp_size=n)]:
         return f"choose a tp_size among {', '.join(map(str, sizes))}"
+    if given is not None:
+        return "use the model's BF16 or F16 checkpoint"
     return "use --quant int8" if fits(quant="int8", group_size=None) else "use --quant int8 and tp_size=1"
 
 
 def _check_tensors(checkpoint: Checkpoint, ranks: list[Decoder]) -> set[str]:
     """The names of all tensors that the engine is made of. BuildError for one that the model would leave out."""
-    used = {piece.source for model in ranks for p in model.parameters() for piece in p.pieces if piece.source}
+    used = set()
+    for model in ranks:
+        for parameter in model.parameters():
+            parameter.check(checkpoint)  # CheckpointError names a missing one, before anything is written
+            _check_kept(checkpoint, parameter)
+            used |= {piece.source for piece in parameter.pieces if piece.source}
     for name in sorted(used):
-        dtype = checkpoint.spec(name).dtype  # CheckpointError names a missing one, before anything is written
+        dtype = checkpoint.spec(name).dtype
         if not dtype.is_floating_point:
             raise BuildError(
                 f"{name} is {str(dtype).removeprefix('torch.')}: a quantised checkpoint, which llmserve does not read "
@@ -165,6 +228,7 @@ def _check_tensors(checkpoint: Checkpoint, ranks: list[Decoder]) -> set[str]:
             )
     config = ranks[0].config
     left = [n for n in checkpoint.names() if n not in used and not n.endswith(NOT_WEIGHTS)]
+    left = [n for n in left if not _adds_nothing(checkpoint, n)]
     if config.tie_embeddings and TIED_HEAD in left:
         _check_tied_head(checkpoint, ranks[0].embedding.table.pieces[0].source)
         left.remove(TIED_HEAD)
@@ -174,6 +238,34 @@ def _check_tensors(checkpoint: Checkpoint, ranks: list[Decoder]) -> set[str]:
             "all); an engine without them would answer wrongly."
         )
     return used
+
+
+def _check_kept(checkpoint: Checkpoint, parameter: Parameter) -> None:
+    """In an engine of a checkpoint's own int4, what is int4 there has to be so here, and the other way round."""
+    takes = isinstance(parameter, Matrix) and parameter.scheme.given is not None
+    for piece in parameter.pieces:
+        if piece.source is None:
+            continue
+        if checkpoint.is_int4(piece.source) != takes:
+            what = "is not quantised in the checkpoint, though other matrices are" if takes else "is int4"
+            raise BuildError(
+                f"{piece.source} {what}, which llmserve cannot mix into {parameter.name}; use the model's BF16 or F16 "
+                "checkpoint."
+            )
+        if takes and (piece.transposed or piece.change):
+            raise BuildError(
+                f"{piece.source} is int4 and would have to be computed anew for this family; use the model's BF16 or "
+                "F16 checkpoint."
+            )
+
+
+def _adds_nothing(checkpoint: Checkpoint, name: str) -> bool:
+    """AutoGPTQ wrote a bias of zeros beside matrices that have none."""
+    weight = f"{name.removesuffix('.bias')}.weight"
+    if not name.endswith(".bias") or weight not in checkpoint or not checkpoint.is_int4(weight):
+        return False
+    shape = checkpoint.shape(name)
+    return len(shape) == 1 and not checkpoint.rows(name, 0, shape[0]).any()
 
 
 def _check_tied_head(checkpoint: Checkpoint, table: str | None) -> None:

@@ -23,7 +23,7 @@ def manifest(tp_size: int = 2) -> Manifest:
         head_dim=4,
         max_position=64,
         norm_eps=1e-5,
-        rope=Rope(theta=10000.0),
+        rope=Rope(theta=10000.0, dim=4),
         tie_embeddings=True,
         sliding_windows=(None,),
     )
