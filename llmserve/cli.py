@@ -159,6 +159,9 @@ def run(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
     port: Annotated[int, typer.Option(help="Port to listen on; 0: any free one.")] = 8000,
     served_model_name: Annotated[str | None, typer.Option(help="Name clients use. Default: the checkpoint's.")] = None,
+    chat_template: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Jinja template for chat prompts. Default: the checkpoint's.")
+    ] = None,
     kv_cache_memory: KVMemory = None,
     kv_cache_dtype: KVDType = KVDTypeChoice.auto,
     activations: ActivationsOption = ActivationsChoice.auto,
@@ -192,7 +195,10 @@ def run(
     )
     server_config = _validated(
         ServerConfig,
-        {"host": host, "port": port, "served_model_name": served_model_name, "shutdown_timeout": shutdown_timeout},
+        {
+            "host": host, "port": port, "served_model_name": served_model_name, "shutdown_timeout": shutdown_timeout,
+            "chat_template": chat_template,
+        },  # fmt: skip
     )
     if launched_by_mpi():
         from llmserve.engine.under_mpirun import run_as_rank

@@ -18,7 +18,7 @@ from llmserve.logs import setup_logging
 from llmserve.request import SamplingParams
 from llmserve.server.engine_client import EngineClient
 from llmserve.server.generation import Generation, Job
-from llmserve.tokenizer import Tokenizer
+from llmserve.tokenizer import Conversation, Tokenizer
 
 
 class Session:
@@ -31,9 +31,16 @@ class Session:
         self._max_model_len = max_model_len
 
     async def stream(
-        self, prompt: list[int], *, max_tokens: int | None, temperature: float, seed: int, continues_text: bool
+        self,
+        prompt: list[int],
+        *,
+        max_tokens: int | None,
+        temperature: float,
+        seed: int,
+        continues_text: bool,
+        stop_ids: frozenset[int] = frozenset(),
     ) -> AsyncIterator[str]:
-        """The answer's text as it comes."""
+        """The answer's text as it comes; `stop_ids` end it besides the model's end-of-text tokens."""
         left = self._max_model_len - len(prompt)
         if left < 1:
             raise RequestError(
@@ -41,6 +48,7 @@ class Session:
             )
         given = self._manifest.generation
         limit = left if max_tokens is None else min(max_tokens, left)
+        eos = frozenset(given.eos_token_ids) | stop_ids
         job = Job(
             prompts=[tuple(prompt)],
             sampling=SamplingParams(
@@ -48,10 +56,10 @@ class Session:
                 temperature=temperature,
                 top_p=given.top_p or 1.0,
                 top_k=given.top_k or 0,
-                stop_token_ids=frozenset(given.eos_token_ids),
+                stop_token_ids=eos,
             ),
             max_tokens=[limit],
-            eos_token_ids=frozenset(given.eos_token_ids),
+            eos_token_ids=eos,
             seed=seed,
             continues_text=continues_text,
         )
@@ -105,21 +113,24 @@ def chat_in_terminal(
 ) -> int:
     async def work() -> None:
         async with open_session(engine, config) as session:
-            template = session.tokenizer.chat_template
-            if template is None:
-                raise EngineDirError(f"{engine} has no chat template; use `llmserve generate` instead.")
+            chat = session.tokenizer.chat
             if sys.stdin and sys.stdin.isatty():
-                print("Ctrl-D leaves.", file=sys.stderr)
+                print(f"Prompts are {chat.told}. Ctrl-D leaves.", file=sys.stderr)
             messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
             while (line := _read_line()) is not None:
                 if not line.strip():
                     continue
                 messages.append({"role": "user", "content": line})
                 try:
-                    ids = session.tokenizer.encode(template.render(messages), add_special_tokens=False)
+                    ids = session.tokenizer.encode_parts(chat.parts(Conversation(messages)))
                     answer = await _print_stream(
                         session.stream(
-                            ids, max_tokens=max_tokens, temperature=temperature, seed=seed, continues_text=False
+                            ids,
+                            max_tokens=max_tokens,
+                            temperature=temperature,
+                            seed=seed,
+                            continues_text=False,
+                            stop_ids=chat.stop_ids,
                         )
                     )
                     messages.append({"role": "assistant", "content": answer})

@@ -30,7 +30,7 @@ def answers(
     from llmserve.config import BuildConfig, EngineConfig, Manifest
     from llmserve.engine.offline import OfflineEngine
     from llmserve.request import Request, SamplingParams
-    from llmserve.tokenizer import Tokenizer
+    from llmserve.tokenizer import Conversation, Tokenizer
 
     scheme, _, group_size = quant.partition(":")
     with tempfile.TemporaryDirectory(prefix="eval-demo-") as folder:
@@ -40,7 +40,7 @@ def answers(
         tokenizer = Tokenizer.load(engine)
         stops = frozenset(Manifest.read(engine).generation.eos_token_ids)
         sampling = SamplingParams(max_tokens=MAX_TOKENS, temperature=0, stop_token_ids=stops)
-        prompts = [tokenizer.encode(tokenizer.chat_template.render(c), add_special_tokens=False) for c in conversations]
+        prompts = [tokenizer.encode_parts(tokenizer.chat.parts(Conversation(c))) for c in conversations]
         requests = [Request(index, tuple(prompt), sampling) for index, prompt in enumerate(prompts)]
         tokens = OfflineEngine(engine, EngineConfig(activations=activations)).tokens(requests)
     return [tokenizer.decode(tokens[index]) for index in range(len(requests))]

@@ -72,7 +72,7 @@ BESIDE_THE_STANDARD_LIBRARY = {
     "engine.launch": "",
     "engine.group": "",
     "engine": "torch zmq",
-    "tokenizer": "tokenizers jinja2",
+    "tokenizer": "tokenizers sentencepiece jinja2",
     "bench": "pydantic rich typer httpx matplotlib",
 }
 """Part → other people's packages it may import; of those that are not listed, none is held to anything."""

@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError
 from llmserve.config import Frozen, Manifest, ServerConfig, first_problem
 from llmserve.engine.launch import STOP_SIGNALS
 from llmserve.engine.messages import Failed, Loading, Stopped
-from llmserve.errors import LlmserveError
+from llmserve.errors import ConfigError, LlmserveError
 from llmserve.logs import setup_logging
 from llmserve.server.app import create_app
 from llmserve.server.engine_client import EngineClient, NotReadyError
@@ -53,13 +53,25 @@ async def serve(config: FrontConfig, engine_process: EngineProcess | None = None
         with contextlib.closing(listen(config.server.host, config.server.port)) as listener:
             logger.info("Listening on %s (loading %s)", url(listener), config.engine)
             manifest = Manifest.read(config.engine)
-            tokenizer = Tokenizer.load(config.engine) if manifest.tokenizer_sha256 is not None else None
+            tokenizer = _load_tokenizer(config, manifest)
             client = EngineClient(config.endpoint)
             http = HttpServer(create_app(client, tokenizer, manifest, config.server), listener)
             return await _Front(config, client, http, url(listener)).run(engine_process)
     except LlmserveError as e:
         logger.error("%s", e)
         return 1
+
+
+def _load_tokenizer(config: FrontConfig, manifest: Manifest) -> Tokenizer | None:
+    """None where the checkpoint had none. Raises LlmserveError in one sentence."""
+    template = config.server.chat_template
+    if manifest.tokenizer_sha256 is None:
+        if template is not None:
+            raise ConfigError(f"--chat-template {template} is of no use: {config.engine} has no tokenizer.")
+        return None
+    tokenizer = Tokenizer.load(config.engine, template)
+    logger.info("Chat prompts: %s", tokenizer.chat.told)
+    return tokenizer
 
 
 class _Front:

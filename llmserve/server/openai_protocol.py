@@ -196,6 +196,40 @@ def _tool_calls(calls: Any, at: str) -> list[Any]:
     return parsed
 
 
+def _tools(value: Any) -> Any:
+    """OpenAI's function tools, as they stand: what is in a function is for the model to read."""
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise RequestError("tools must be a list of tools.", param="tools")
+    for i, tool in enumerate(value):
+        function = tool.get("function") if isinstance(tool, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise RequestError(f"tools.{i} must be an object with a function that has a name.", param="tools")
+        if tool.get("type") != "function":
+            raise RequestError(
+                f"tools.{i}.type is {shown(tool.get('type'))}; only tools of type 'function' are supported.",
+                param="tools",
+            )
+    return value
+
+
+def _tool_choice(value: Any) -> Any:
+    if value not in (None, "none", "auto"):
+        raise RequestError(
+            f"tool_choice is not supported with {shown(value)}; leave it out, or choose 'none' or 'auto'.",
+            param="tool_choice",
+            code="unsupported_parameter",
+        )
+    return value
+
+
+def _documents(value: Any) -> Any:
+    if value is not None and not (isinstance(value, list) and all(isinstance(each, dict) for each in value)):
+        raise RequestError("documents must be a list of objects.", param="documents")
+    return value
+
+
 class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -288,7 +322,11 @@ class ChatBody(GenerationBody):
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    tools: Annotated[list[dict[str, Any]] | None, BeforeValidator(_tools)] = None
+    tool_choice: Annotated[str | None, BeforeValidator(_tool_choice)] = None
+    # vLLM's
     chat_template_kwargs: dict[str, Any] | None = None
+    documents: Annotated[list[dict[str, Any]] | None, BeforeValidator(_documents)] = None
 
     @model_validator(mode="after")
     def _consistent(self) -> ChatBody:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +16,7 @@ from llmserve.server.errors import ModelNotFoundError, shown
 from llmserve.server.generation import Generation, Job
 from llmserve.server.metrics import Metrics
 from llmserve.server.openai_protocol import GenerationBody
-from llmserve.tokenizer import StopStrings, Tokenizer
+from llmserve.tokenizer import Part, StopStrings, Text, Tokenizer
 
 LONG_TEXT = 20_000
 """Characters from which tokenising takes long enough to hold up other requests; it then runs in a thread."""
@@ -60,15 +61,27 @@ class Serving:
 
         def encode(text: str) -> tuple[int, ...]:
             if len(text) >= LONG_TEXT:
-                self._check_chars(text, param)
-            try:
+                self._check_chars(len(text), param)
+            with _naming(param):
                 return tuple(tokenizer.encode(text, add_special_tokens=add_special_tokens))
-            except RequestError as e:
-                raise RequestError(f"{param} cannot be tokenised: {e}", param=param) from None
 
         if sum(map(len, texts)) < LONG_TEXT:
             return [encode(text) for text in texts]
         return [await asyncio.to_thread(encode, text) for text in texts]
+
+    async def encode_parts(self, parts: Sequence[Part], *, param: str) -> tuple[int, ...]:
+        """A chat prompt's tokens."""
+        tokenizer = self.need_tokenizer(param)
+        chars = sum(len(part.text) for part in parts if isinstance(part, Text))
+
+        def encode() -> tuple[int, ...]:
+            with _naming(param):
+                return tuple(tokenizer.encode_parts(parts))
+
+        if chars < LONG_TEXT:
+            return encode()
+        self._check_chars(chars, param)
+        return await asyncio.to_thread(encode)
 
     def job(
         self,
@@ -81,8 +94,12 @@ class Serving:
         default_limit: int | None,
         logprobs: int | None,
         continues_text: bool,
+        stop_ids: frozenset[int] = frozenset(),
     ) -> Job:
-        """`limit` is what the client allows to be generated; without one it is `default_limit`, or what fits."""
+        """`limit` is what the client allows to be generated; without one it is `default_limit`, or what fits.
+
+        `stop_ids` end an answer like the model's own end-of-text tokens.
+        """
         n = body.n or 1
         if len(prompts) * n > MAX_CHOICES_PER_CALL:
             raise RequestError(
@@ -96,7 +113,7 @@ class Serving:
             self.need_tokenizer("stop")
         self._check_ids(body.stop_token_ids, "stop_token_ids")
         generation = self.manifest.generation
-        eos = frozenset() if body.ignore_eos else frozenset(generation.eos_token_ids)
+        eos = frozenset() if body.ignore_eos else frozenset(generation.eos_token_ids) | stop_ids
         limits = [self._limit(len(prompt), limit, limit_param, default_limit) for prompt in prompts]
         sampling = SamplingParams(
             max_tokens=max(limits),
@@ -128,11 +145,11 @@ class Serving:
         assert self.tokenizer is not None
         return max((len(self.tokenizer.token_bytes(id)) for id in range(self.tokenizer.vocab_size)), default=1)
 
-    def _check_chars(self, text: str, param: str) -> None:
+    def _check_chars(self, chars: int, param: str) -> None:
         """What cannot fit is refused unread: reading takes seconds and gigabytes where a client sends megabytes."""
-        if len(text) > self.max_model_len * self._longest_token + SPARE_CHARS:
+        if chars > self.max_model_len * self._longest_token + SPARE_CHARS:
             raise RequestError(
-                f"{param} has {len(text)} characters, which is more than this model's context of "
+                f"{param} has {chars} characters, which is more than this model's context of "
                 f"{self.max_model_len} tokens can hold; shorten it.",
                 param=param,
                 code="context_length_exceeded",
@@ -174,3 +191,12 @@ class Serving:
 
 def _first(*values: float | None) -> float:
     return next(value for value in values if value is not None)
+
+
+@contextmanager
+def _naming(param: str) -> Iterator[None]:
+    """A tokenizer's refusals say which parameter they are about."""
+    try:
+        yield
+    except RequestError as e:
+        raise RequestError(f"{param} cannot be tokenised: {e}", param=param) from None

@@ -1,11 +1,22 @@
-"""Text to token ids and back: tokenisers, chat templates, the incremental detokeniser, stop strings.
+"""Text to token ids and back: tokenisers, chat prompts, the incremental detokeniser, stop strings.
 
-Built on the `tokenizers` library and jinja2 alone; it knows neither HTTP nor the engine.
+Built on the `tokenizers` and `sentencepiece` libraries and jinja2; it knows neither HTTP nor the engine, and never runs
+a checkpoint's code.
 """
 
-from llmserve.tokenizer.chat_template import ChatTemplate
+from llmserve.tokenizer.chat_prompt import ChatPrompt, Conversation, Part, Text
 from llmserve.tokenizer.detokenizer import Detokenizer
 from llmserve.tokenizer.stop_strings import StopSearch, StopStrings
-from llmserve.tokenizer.tokenizer import Tokenizer
+from llmserve.tokenizer.tokenizer import Tokenizer, vocabulary_files
 
-__all__ = ["ChatTemplate", "Detokenizer", "StopSearch", "StopStrings", "Tokenizer"]
+__all__ = [
+    "ChatPrompt",
+    "Conversation",
+    "Detokenizer",
+    "Part",
+    "StopSearch",
+    "StopStrings",
+    "Text",
+    "Tokenizer",
+    "vocabulary_files",
+]

@@ -22,8 +22,11 @@ from llmserve.request import Request
 from llmserve.server.app import create_app
 from llmserve.server.engine_client import EngineClient
 from llmserve.server.listen import HttpServer, listen, url
-from llmserve.tokenizer import ChatTemplate, Tokenizer
+from llmserve.tokenizer import Tokenizer
+from llmserve.tokenizer.chat_template import ChatTemplate
+from llmserve.tokenizer.library_backend import LibraryBackend
 from llmserve.tokenizer.pieces import byte_alphabet
+from llmserve.tokenizer.prompts.template import TemplatePrompt
 
 from .fake_engine import READY, FakeEngine, wait_for
 
@@ -46,7 +49,12 @@ def make_backend() -> tokenizers.Tokenizer:
     return backend
 
 
-TOKENIZER = Tokenizer(make_backend(), ChatTemplate(TEMPLATE, {"eos_token": "<|end|>"}))
+def make_tokenizer() -> Tokenizer:
+    prompt = TemplatePrompt({"default": ChatTemplate(TEMPLATE, {"eos_token": "<|end|>"})}, "a template")
+    return Tokenizer(LibraryBackend(make_backend()), prompt)
+
+
+TOKENIZER = make_tokenizer()
 VOCAB = TOKENIZER.vocab_size
 END = TOKENIZER.encode("<|end|>", add_special_tokens=False)[0]
 TOKENS = TOKENIZER.encode(TEXT, add_special_tokens=False)
@@ -55,7 +63,7 @@ TOKENS = TOKENIZER.encode(TEXT, add_special_tokens=False)
 def manifest(**changes: Any) -> Manifest:
     model = ModelConfig(
         family="llama", vocab_size=VOCAB, hidden_size=8, intermediate_size=8, num_layers=1, num_heads=1, num_kv_heads=1,
-        head_dim=8, max_position=200, norm_eps=1e-5, rope=Rope(theta=10000.0), tie_embeddings=True,
+        head_dim=8, max_position=200, norm_eps=1e-5, rope=Rope(theta=10000.0, dim=8), tie_embeddings=True,
         sliding_windows=(None,),
     )  # fmt: skip
     values: dict[str, Any] = {

@@ -9,7 +9,7 @@ from llmserve.request import Finish, SamplingParams, TokenEvent
 from llmserve.server.generation import Delta, Job, _Choice, derived_seed
 from llmserve.tokenizer import StopStrings, Tokenizer
 
-from ..tokenizer.conftest import llama_decoder, sentencepiece
+from ..tokenizer.conftest import llama_decoder, sentencepiece_like, tokenizer_of
 from .conftest import END, TEXT, TOKENIZER, TOKENS, VOCAB
 
 
@@ -58,7 +58,7 @@ def test_the_text_is_that_of_the_tokens_up_to_the_first_stop(tokens: list[int], 
     assert [token.id for delta in deltas for token in delta.tokens] == tokens[: len(deltas)]
 
 
-SENTENCEPIECE = Tokenizer(sentencepiece(llama_decoder()))
+SENTENCEPIECE = tokenizer_of(sentencepiece_like(llama_decoder()))
 
 
 @settings(max_examples=200, deadline=None)

@@ -18,7 +18,7 @@ import pytest
 
 from llmserve.engine.messages import Drain, Submit
 
-from .conftest import TEMPLATE, make_backend, manifest, text_by_seed
+from .conftest import TEMPLATE, TOKENIZER, make_backend, manifest, text_by_seed
 from .fake_engine import READY, FakeEngine, wait_for
 
 HI = [{"role": "user", "content": "hi"}]
@@ -186,6 +186,42 @@ def test_what_cannot_work_is_one_sentence(
     assert process.exit_code() == 1
     assert sentence in process.log
     assert "Traceback" not in process.log
+
+
+def test_a_chat_template_of_the_operator(start: Any, config: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "mine.jinja"
+    file.write_text("mine: {{ messages[0].content }}", "utf-8")
+    config["server"]["chat_template"] = str(file)
+    process = start(config)
+    url = process.url()
+    engine = ready_engine(process, config)
+    assert f"Chat prompts: the template {file}" in process.log
+    assert httpx.post(f"{url}/v1/chat/completions", json={"messages": HI, "max_tokens": 1}).status_code == 200
+    assert TOKENIZER.decode(engine.seen(Submit).request.prompt) == "mine: hi"
+
+
+@pytest.mark.parametrize("content", [None, "{% if %}"])
+def test_a_chat_template_that_cannot_be_used_is_one_sentence(
+    start: Any, config: dict[str, Any], tmp_path: Path, content: str | None
+) -> None:
+    file = tmp_path / "mine.jinja"
+    if content is not None:
+        file.write_text(content, "utf-8")
+    config["server"]["chat_template"] = str(file)
+    process = start(config)
+    assert process.exit_code() == 1
+    assert f"--chat-template {file} cannot be used: " in process.log
+    assert "Traceback" not in process.log
+
+
+def test_a_chat_template_without_a_tokenizer_is_one_sentence(
+    start: Any, config: dict[str, Any], engine_dir: Path
+) -> None:
+    (engine_dir / "engine.json").write_text(manifest(tokenizer_sha256=None).model_dump_json(), "utf-8")
+    config["server"]["chat_template"] = "mine.jinja"
+    process = start(config)
+    assert process.exit_code() == 1
+    assert f"--chat-template mine.jinja is of no use: {engine_dir} has no tokenizer." in process.log
 
 
 ALONE = """

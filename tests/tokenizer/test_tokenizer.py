@@ -10,23 +10,22 @@ from pathlib import Path
 import pytest
 
 from llmserve.errors import EngineDirError, RequestError
-from llmserve.tokenizer import Tokenizer
+from llmserve.tokenizer import Conversation, Text, Tokenizer
+from llmserve.tokenizer.prompts.plain import PlainPrompt
+from tests.shared import shared
 
-from .conftest import SHARED, byte_level, llama_decoder, sentencepiece
+from .conftest import byte_level, llama_decoder, sentencepiece_like, tokenizer_of
 
 
 @pytest.mark.parametrize("name", ["stories260K-hf", "zh-poem-hf"])
 def test_prompts_are_encoded_as_the_reference_did(name: str) -> None:
-    folder = SHARED / "models" / name
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not here")
+    folder = shared(f"models/{name}")
     tokenizer = Tokenizer.load(folder)
     for prompt, golden in json.loads((folder / "golden.json").read_text("utf-8")).items():
         assert tokenizer.encode(prompt, add_special_tokens=True) == golden["prompt_ids"]
         if "text" in golden:  # of one model with its prompt
             text = tokenizer.decode(golden["prompt_ids"] + golden["greedy_ids"])
             assert golden["text"] in (text, text.removeprefix(prompt))
-    assert tokenizer.chat_template is None
     assert tokenizer.special_ids == {0, 1, 2}
 
 
@@ -55,13 +54,13 @@ MESSAGES = [{"role": "user", "content": "hi"}]
 def test_where_the_chat_template_comes_from(
     tmp_path: Path, config: object, template_file: str | None, expected: str
 ) -> None:
-    template = Tokenizer.load(save(tmp_path, config, template_file)).chat_template
-    assert template is not None
-    assert template.render(MESSAGES) == expected
+    chat = Tokenizer.load(save(tmp_path, config, template_file)).chat
+    assert chat.told == "the checkpoint's chat template"
+    assert chat.parts(Conversation(MESSAGES)) == [Text(expected, names_are_tokens=True)]
 
 
 def test_a_tokenizer_without_a_chat_template(tmp_path: Path) -> None:
-    assert Tokenizer.load(save(tmp_path)).chat_template is None
+    assert isinstance(Tokenizer.load(save(tmp_path)).chat, PlainPrompt)
 
 
 @pytest.mark.parametrize("content", [None, "{}", "not json"])
@@ -90,7 +89,7 @@ def test_a_chat_template_that_is_no_text_is_one_sentence(tmp_path: Path, config:
 
 
 def test_chat_templates_of_which_none_is_the_default_are_none(tmp_path: Path) -> None:
-    assert Tokenizer.load(save(tmp_path, {"chat_template": [{"x": 1}]})).chat_template is None
+    assert isinstance(Tokenizer.load(save(tmp_path, {"chat_template": [{"x": 1}]})).chat, PlainPrompt)
 
 
 def test_a_chat_template_that_is_not_utf_8_is_one_sentence(tmp_path: Path) -> None:
@@ -101,7 +100,7 @@ def test_a_chat_template_that_is_not_utf_8_is_one_sentence(tmp_path: Path) -> No
 
 
 def test_the_bytes_of_a_byte_level_token() -> None:
-    tokenizer = Tokenizer(byte_level())
+    tokenizer = tokenizer_of(byte_level())
     tokens = tokenizer.encode(" w明", add_special_tokens=False)
     assert b"".join(tokenizer.token_bytes(token) for token in tokens) == " w明".encode()
     assert tokenizer.token_text(tokens[0]) == " w"
@@ -110,8 +109,8 @@ def test_the_bytes_of_a_byte_level_token() -> None:
 
 
 def test_the_bytes_of_a_sentencepiece_token() -> None:
-    backend = sentencepiece(llama_decoder())
-    tokenizer = Tokenizer(backend)
+    backend = sentencepiece_like(llama_decoder())
+    tokenizer = tokenizer_of(backend)
     assert tokenizer.token_bytes(3 + 0xE6) == b"\xe6"
     assert tokenizer.token_text(3 + 0xE6) == "�"
     assert tokenizer.token_bytes(backend.token_to_id("▁hello")) == b" hello"
@@ -120,7 +119,7 @@ def test_the_bytes_of_a_sentencepiece_token() -> None:
 
 def test_text_that_is_not_unicode_is_the_clients_error() -> None:
     with pytest.raises(RequestError, match="character 1 is a lone surrogate"):
-        Tokenizer(byte_level()).encode("a\ud800", add_special_tokens=True)
+        tokenizer_of(byte_level()).encode("a\ud800", add_special_tokens=True)
 
 
 def test_it_imports_nothing_heavy() -> None:
