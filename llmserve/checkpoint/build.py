@@ -28,15 +28,13 @@ from llmserve.models.decoder import Decoder
 from llmserve.models.generation import read_generation
 from llmserve.quant import GROUP_SIZES
 from llmserve.quant.given_int4 import GivenInt4
+from llmserve.tokenizer import Tokenizer, vocabulary_files
 
 Progress = Callable[[str, int, int], None]
 """Called with the phase, the bytes done and the bytes in all."""
 
 NOT_WEIGHTS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 """Endings of tensors that old checkpoints hold and that are computed, not learned."""
-
-OTHER_TOKENIZERS = ("tokenizer.model", "vocab.json", "vocab.txt")
-"""Files from which transformers makes a tokenizer.json."""
 
 TIED_HEAD = "lm_head.weight"
 """What a tied head is called where a checkpoint holds it although it is the embedding table."""
@@ -67,8 +65,9 @@ def build_engine(
     group_size = _group_size(model, config, dtype, given)
     ranks = [_rank_model(model, config, group_size, dtype, rank, given) for rank in range(config.tp_size)]
     used = _check_tensors(checkpoint, ranks)
-    generation = read_generation(checkpoint.config, checkpoint.generation_config, model.vocab_size)
-    _check_tokenizer(checkpoint)
+    tokenizer = _load_tokenizer(checkpoint)
+    eos = None if tokenizer is None else tokenizer.eos_token_id
+    generation = read_generation(checkpoint.config, checkpoint.generation_config, model.vocab_size, eos)
     manifest = Manifest(
         llmserve_version=__version__,
         device=config.device,
@@ -87,7 +86,7 @@ def build_engine(
     )
     with EngineDirWriter(target, force) as writer:
         _write_shards(checkpoint, ranks, writer.path, report)
-        for file in checkpoint.tokenizer_files():
+        for file in _text_files(checkpoint):
             writer.add_file(file)
         total = sum(file.stat().st_size for file in writer.path.iterdir())
         manifest = writer.finish(manifest, lambda done: report("checksums", done, total))
@@ -299,29 +298,28 @@ def _write_shards(checkpoint: Checkpoint, ranks: list[Decoder], folder: Path, re
                     report("weights", done, total)
 
 
+def _load_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
+    """What a server would load. A checkpoint may have none: its engine takes and gives token ids only."""
+    try:
+        return Tokenizer.load(checkpoint.path) if vocabulary_files(checkpoint.path) else None
+    except EngineDirError as e:
+        advice = "copy or download it again, or remove the tokenizer's files to serve token ids only."
+        raise CheckpointError(str(e).replace("build the engine again.", advice)) from None
+
+
 def _tokenizer_sha256(checkpoint: Checkpoint) -> str | None:
-    file = checkpoint.path / "tokenizer.json"
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+    """Over the vocabulary."""
+    digest = hashlib.sha256()
+    files = vocabulary_files(checkpoint.path)
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest() if files else None
 
 
-def _check_tokenizer(checkpoint: Checkpoint) -> None:
-    """Whether a server could use it. A checkpoint may have none: its engine takes and gives token ids only."""
-    from llmserve.tokenizer import Tokenizer
-
-    names = [file.name for file in checkpoint.tokenizer_files()]
-    if "tokenizer.json" in names:
-        try:
-            Tokenizer.load(checkpoint.path)
-        except EngineDirError as e:
-            advice = "copy or download it again, or remove the tokenizer's files to serve token ids only."
-            raise CheckpointError(str(e).replace("build the engine again.", advice)) from None
-    elif other := [n for n in names if n in OTHER_TOKENIZERS or n.endswith(".tiktoken")]:
-        path = str(checkpoint.path)
-        raise BuildError(
-            f"{path} has {other[0]} but no tokenizer.json, which is what llmserve reads; make it with "
-            f'`python -c "from transformers import AutoTokenizer as T; p={path!r}; '
-            'T.from_pretrained(p).save_pretrained(p)"`.'
-        )
+def _text_files(checkpoint: Checkpoint) -> list[Path]:
+    """config.json comes along where there is a tokenizer: it says of which model, where the tokenizer's files do not."""
+    config = [checkpoint.path / "config.json"] if vocabulary_files(checkpoint.path) else []
+    return checkpoint.tokenizer_files() + config
 
 
 def describe(report: BuildReport) -> list[tuple[str, str]]:

@@ -138,8 +138,13 @@ def test_a_weight_beyond_float32(checkpoint: Path, quant: str) -> None:
         ({"tokenizer.json": None, "tokenizer_config.json": b"{"}, "tokenizer_config.json is not valid JSON"),
         ({"tokenizer.json": None, "chat_template.jinja": b"\xff"}, "chat_template.jinja is not UTF-8"),
         ({"tokenizer.json": None, "chat_template.jinja": b"{% if %}"}, "The chat template is not valid Jinja"),
-        ({"tokenizer.model": b"x"}, "has tokenizer.model but no tokenizer.json, which is what llmserve reads; make it"),
-        ({"vocab.json": b"{}", "merges.txt": b""}, "has vocab.json but no tokenizer.json"),
+        ({"tokenizer.model": b"x"}, "tokenizer.model is not a usable SentencePiece model"),
+        ({"qwen.tiktoken": b"x"}, "qwen.tiktoken has no token and rank in line 1"),
+        (
+            {"vocab.json": b"{}", "merges.txt": b""},
+            "vocab.json cannot be read without its code: its tokenizer class is not given",
+        ),
+        ({"vocab.txt": b"x"}, "has vocab.txt but no vocabulary that llmserve reads; make a tokenizer.json with"),
     ],
 )
 def test_a_tokenizer_that_no_server_could_use(checkpoint: Path, files: dict[str, bytes | None], named: str) -> None:

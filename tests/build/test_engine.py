@@ -41,7 +41,7 @@ def test_the_tokenizer_travels_along(checkpoint: Path, tmp_path: Path) -> None:
     for name in ("tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
         (checkpoint / name).write_text("{}")
     engine = EngineDir.open(build(checkpoint, tmp_path / "engine"))
-    names = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"}
+    names = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json", "config.json"}
     assert set(engine.manifest.files) == {"rank0.safetensors", *names}
     assert engine.manifest.tokenizer_sha256 is not None
 
