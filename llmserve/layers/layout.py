@@ -31,10 +31,10 @@ class Layout:
     def cut_panels(self, total: int, what: str) -> tuple[int, int]:
         """This rank's [start, stop) of `total` rows, as nearly equal as whole units allow; the last may be broken.
 
-        A unit is a panel of rows, and where these rows are the columns of the next matrix, a group of columns that
-        share a scale; so such groups end where ranks do.
+        These rows are the columns of the next matrix, so a unit is a group of columns that share a scale: it ends where
+        ranks do. Without groups it is a panel of rows, in small models a row.
         """
-        unit = max(PANEL, self.scheme.group_size or 0)
+        unit = self.scheme.group_size or (PANEL if total > PANEL * (self.size - 1) else 1)
         units = -(-total // unit)
         if self.size > units:
             raise BuildError(f"tp_size={self.size} cannot cut the model's {what} ({total}) into units of {unit}.")

@@ -85,7 +85,7 @@ def test_an_unknown_architecture(checkpoint: Path) -> None:
     assert refusal(checkpoint).startswith("config.json names the architecture ['FalconForCausalLM']; llmserve knows ")
 
 
-@pytest.mark.parametrize("dtype", [None, "float8_e4m3fn", 16])
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", 16])
 def test_a_dtype_that_we_do_not_compute_in(checkpoint: Path, dtype: object) -> None:
     edit_config(checkpoint, without=("torch_dtype",), dtype=dtype)
     assert refusal(checkpoint) == (

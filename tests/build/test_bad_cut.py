@@ -25,11 +25,12 @@ def test_kv_heads_that_ranks_do_not_divide(tmp_path: Path) -> None:
     )
 
 
-def test_an_inner_size_that_ranks_do_not_divide(tmp_path: Path) -> None:
-    checkpoint = tiny_checkpoint(tmp_path / "checkpoint", intermediate_size=90).folder
-    assert refusal(checkpoint, tp_size=4) == (
-        "tp_size=4 does not divide the model's intermediate_size (90); choose a tp_size among 1, 2."
+def test_an_inner_size_of_fewer_groups_than_ranks(tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint(tmp_path / "checkpoint", intermediate_size=90, head_dim=32).folder
+    assert refusal(checkpoint, tp_size=4, quant="int4") == (
+        "tp_size=4 cannot cut the model's intermediate_size (90) into units of 32; choose a tp_size among 1, 2."
     )
+    build(checkpoint, tmp_path / "engine", tp_size=4, quant="int8")
 
 
 def test_every_rank_count_that_is_advised_can_be_built_and_no_other(tmp_path: Path) -> None:
@@ -62,12 +63,13 @@ def test_a_group_size_that_is_none(checkpoint: Path) -> None:
     )
 
 
-def test_a_model_too_narrow_for_int4(tmp_path: Path) -> None:
+def test_a_model_too_narrow_for_its_groups(tmp_path: Path) -> None:
     checkpoint = tiny_checkpoint(tmp_path / "checkpoint", hidden_size=48).folder
-    assert refusal(checkpoint, quant="int4") == (
-        "layers.0.attention.qkv: 48 columns cannot be cut into int4 groups of 32; use --quant int8."
+    assert refusal(checkpoint, quant="int4", group_size=128) == (
+        "layers.0.attention.qkv: 48 columns cannot be cut into int4 groups of 128; "
+        "leave --group-size away to use the largest that fits."
     )
-    build(checkpoint, tmp_path / "engine", quant="int8")
+    build(checkpoint, tmp_path / "engine", quant="int4")
 
 
 def test_shares_too_narrow_for_int4(checkpoint: Path) -> None:

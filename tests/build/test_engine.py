@@ -91,6 +91,56 @@ def test_dtype_auto_is_the_checkpoints(checkpoint: Path, tmp_path: Path, key: st
     assert {str(spec.dtype) for spec in engine.tensor_specs(0).values()} == {f"torch.{name}"}
 
 
+@pytest.mark.parametrize(
+    "norms, others, expected",
+    [
+        (torch.float16, torch.float16, "float16"),
+        (torch.bfloat16, torch.bfloat16, "bfloat16"),
+        (torch.float32, torch.bfloat16, "float32"),
+        (torch.float16, torch.bfloat16, "float32"),  # neither holds the other
+        (torch.float64, torch.float64, "float32"),
+    ],
+)
+@pytest.mark.parametrize("null", [True, False])
+def test_without_a_dtype_in_the_config_it_is_what_holds_every_tensor(
+    checkpoint: Path, tmp_path: Path, norms: torch.dtype, others: torch.dtype, expected: str, null: bool
+) -> None:
+    edit_config(checkpoint, without=("torch_dtype", "dtype"), **({"torch_dtype": None} if null else {}))
+    weights = load_file(checkpoint / "model.safetensors")
+    typed = {name: tensor.to(norms if "norm" in name else others) for name, tensor in weights.items()}
+    save_file(typed, checkpoint / "model.safetensors")
+    engine = build(checkpoint, tmp_path / "engine", dtype="auto")
+    assert EngineDir.open(engine).manifest.dtype == expected
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+def test_pytorch_files_build_the_engine_that_safetensors_build(checkpoint: Path, tmp_path: Path, sharded: bool) -> None:
+    expected = build(checkpoint, tmp_path / "expected", quant="int4", tp_size=2)
+    weights = load_file(checkpoint / "model.safetensors")
+    (checkpoint / "model.safetensors").unlink()
+    names = sorted(weights)
+    if sharded:
+        for at, held in enumerate((names[:7], names[7:])):
+            torch.save({name: weights[name] for name in held}, checkpoint / f"pytorch_model-{at}.bin")
+        index = {name: f"pytorch_model-{int(at >= 7)}.bin" for at, name in enumerate(names)}
+        (checkpoint / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": index}))
+    else:
+        torch.save(weights, checkpoint / "pytorch_model.bin")
+    engine = build(checkpoint, tmp_path / "engine", quant="int4", tp_size=2)
+    for rank in ("rank0.safetensors", "rank1.safetensors"):
+        assert (engine / rank).read_bytes() == (expected / rank).read_bytes()
+
+
+def test_a_tied_head_that_shares_its_storage(tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint(tmp_path / "checkpoint", tie=True).folder
+    plain = build(checkpoint, tmp_path / "plain")
+    weights = load_file(checkpoint / "model.safetensors")
+    (checkpoint / "model.safetensors").unlink()
+    torch.save({**weights, "lm_head.weight": weights["model.embed_tokens.weight"]}, checkpoint / "pytorch_model.bin")
+    engine = build(checkpoint, tmp_path / "engine")
+    assert (engine / "rank0.safetensors").read_bytes() == (plain / "rank0.safetensors").read_bytes()
+
+
 def test_a_shard_holds_the_model_and_nothing_twice(checkpoint: Path, tmp_path: Path) -> None:
     layer = {"attention_norm", "attention.qkv", "attention.o", "mlp_norm", "mlp.gate_up", "mlp.down"}
     names = {"embedding", "norm", "head", *(f"layers.{i}.{part}" for i in range(2) for part in layer)}

@@ -27,7 +27,21 @@ CASES: dict[str, tuple[int, dict[str, Any]]] = {
     "2 ranks, a vocabulary of an odd size": (2, {"vocab_size": 97}),
     "4 ranks, an odd vocabulary, tied": (4, {"vocab_size": 97, "tie": True}),
     "4 ranks, the last without a token of its own": (4, {"vocab_size": 45}),
-}
+    "2 ranks, an inner size that they share unequally": (2, {"intermediate_size": 90, "mlp_bias": True}),
+    "3 ranks": (3, {"hidden_size": 96, "num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 40}),
+    "4 ranks, norms around blocks, caps": (
+        4, {"family": "gemma2", "head_dim": 16, "sliding_window": 7, "tie": True, "attn_logit_softcapping": 1.5}
+    ),
+    "4 ranks, half of each head turns": (4, {"family": "glm4", "head_dim": 16}),
+    "4 ranks, LayerNorm and learned positions": (4, {"family": "gpt2", "tie": True, "n_inner": 200}),
+    "2 ranks, experts": (
+        2, {"family": "mixtral", "num_local_experts": 5, "intermediate_size": 72, "num_experts_per_tok": 2}
+    ),
+    "4 ranks, experts, one shared": (
+        4, {"family": "qwen2_moe", "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 136,
+            "shared_expert_intermediate_size": 200, "mlp_only_layers": [1]}
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("size, config", CASES.values(), ids=CASES.keys())
