@@ -138,7 +138,7 @@ def test_a_shard_with_a_damaged_header(engine: Path) -> None:
     [
         ({"tp_size": 3}, "does not list rank2.safetensors"),
         ({"format": 99}, "has engine format 99, newer than this llmserve reads"),
-        ({"format": 1}, "has engine format 1, older than this llmserve reads (2); build the engine again."),
+        ({"format": 1}, "has engine format 1, older than this llmserve reads (3); build the engine again."),
         ({"format": True}, "has no format number"),
         ({"colour": "red"}, "colour: Extra inputs are not permitted"),
         ({"tp_size": 10**9}, "is damaged: tp_size: "),
