@@ -33,7 +33,7 @@ from llmserve.tokenizer import Tokenizer, vocabulary_files
 Progress = Callable[[str, int, int], None]
 """Called with the phase, the bytes done and the bytes in all."""
 
-NOT_WEIGHTS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
+NOT_WEIGHTS = (".rotary_emb.inv_freq", ".rotary_pos_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 """Endings of tensors that old checkpoints hold and that are computed, not learned."""
 
 TIED_HEAD = "lm_head.weight"
@@ -109,7 +109,7 @@ class _Given:
 
 def _given(checkpoint: Checkpoint) -> _Given | None:
     form = checkpoint.int4
-    return form and _Given(form, TIED_HEAD in checkpoint and checkpoint.is_int4(TIED_HEAD))
+    return None if form is None else _Given(form, TIED_HEAD in checkpoint and checkpoint.is_int4(TIED_HEAD))
 
 
 def _for_given(config: BuildConfig, given: _Given | None) -> BuildConfig:
@@ -182,7 +182,7 @@ def _fitting_group_size(model: ModelConfig, config: BuildConfig, dtype: str, giv
     reason = ""
     for size in sizes if config.group_size is None else (config.group_size,):
         try:
-            for rank in range(config.tp_size):
+            for rank in {0, config.tp_size - 1}:  # only the last one's share may be of another size
                 for parameter in _rank_model(model, config, size, dtype, rank, given).parameters():
                     parameter.layout()
             return size
@@ -317,7 +317,7 @@ def _tokenizer_sha256(checkpoint: Checkpoint) -> str | None:
 
 
 def _text_files(checkpoint: Checkpoint) -> list[Path]:
-    """config.json comes along where there is a tokenizer: it says of which model, where the tokenizer's files do not."""
+    """config.json comes along where there is a tokenizer: it says of which model, where its files do not."""
     config = [checkpoint.path / "config.json"] if vocabulary_files(checkpoint.path) else []
     return checkpoint.tokenizer_files() + config
 

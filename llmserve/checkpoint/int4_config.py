@@ -45,7 +45,7 @@ _NOT_HERE = {"modules_to_not_convert", "lm_head"}
 
 def read_packing(config: dict[str, Any]) -> Packing:
     """CheckpointError, one sentence, where we do not read what it describes."""
-    method = config.get("quant_method", "gptq" if "damp_percent" in config else None)
+    method = config.get("quant_method")
     if method == "gptq":
         return _gptq(config)
     if method == "awq":

@@ -46,6 +46,10 @@ TOKENIZER_FILES = (
 )
 
 
+_OLD_QUANTIZATION = "quantize_config.json"
+"""Where AutoGPTQ kept what is now config.json's quantization_config; a checkpoint that has both has it twice."""
+
+
 @dataclass(frozen=True, slots=True)
 class Int4Form:
     """How a checkpoint's int4 matrices are stored, as far as an engine has to know."""
@@ -96,9 +100,12 @@ class Checkpoint:
             dict(files),
             hashlib.sha256(config_text + headers_digest(files)).hexdigest(),
         )
-        if config.get("quantization_config") is None:
-            return checkpoint
-        return _of_int4(checkpoint)
+        if config.get("quantization_config") is not None:
+            return _of_int4(checkpoint, config["quantization_config"], b"")
+        if (folder / _OLD_QUANTIZATION).exists():
+            text, settings = read_json(folder / _OLD_QUANTIZATION)
+            return _of_int4(checkpoint, {"quant_method": "gptq", **settings}, text)
+        return checkpoint
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -164,15 +171,16 @@ def headers_digest(files: dict[str, InFile]) -> bytes:
     return b"".join(f" {r.header_sha256} {r.file_size}".encode() for _, r in sorted(readers.items()))
 
 
-def _of_int4(checkpoint: Checkpoint) -> Checkpoint:
-    settings = checkpoint.config["quantization_config"]
+def _of_int4(checkpoint: Checkpoint, settings: object, more: bytes) -> Checkpoint:
+    """`more`: what `settings` was read from where that is not config.json."""
     if not isinstance(settings, dict):
         raise CheckpointError(f"config.json says quantization_config={settings!r:.200}, which is not an object.")
     packing = read_packing(settings)
     tensors = int4_tensors(checkpoint._tensors, packing)
     form = Int4Form(packing.method, common_group_size(tensors), zero_points=not packing.symmetric)
     config = {key: value for key, value in checkpoint.config.items() if key != "quantization_config"}
-    return replace(checkpoint, config=config, int4=form, _tensors=tensors)
+    fingerprint = hashlib.sha256(bytes.fromhex(checkpoint._fingerprint) + more).hexdigest()
+    return replace(checkpoint, config=config, int4=form, _tensors=tensors, _fingerprint=fingerprint)
 
 
 def _name(folder: Path) -> str:

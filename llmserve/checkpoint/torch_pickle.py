@@ -114,12 +114,12 @@ class _Machine:
         raise damaged(self._path, f"its pickle has more than {_MAX_STEPS} operations")
 
     def _named(self, code: bytes) -> str:
-        known = pickletools.code2op.get(code.decode("latin-1"))
-        if known is None:
+        names = [known.name for known in pickletools.opcodes if known.code == code.decode("latin-1")]
+        if not names:
             raise ValueError("no operation")
-        if known.name == "INST":
+        if names == ["INST"]:
             return self._line() + "." + self._line()
-        return f"the operation {known.name}"
+        return f"the operation {names[0]}"
 
     def _refused(self, wanted: str) -> CheckpointError:
         return CheckpointError(

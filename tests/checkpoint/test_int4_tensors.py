@@ -76,6 +76,20 @@ def test_what_an_engine_is_told(tmp_path: Path, group_size: int, size: int) -> N
     assert checkpoint.total_bytes == sum(t.nbytes for t in packed(NAME, "awq", int4).values()) + 12
 
 
+def test_the_file_in_which_autogptq_kept_its_config(tmp_path: Path) -> None:
+    int4 = random_for("gptq", 16, 64, 32, 0)
+    folder = write(tmp_path / "c", packed(NAME, "gptq", int4))
+    (folder / "config.json").write_text("{}")
+    (folder / "quantize_config.json").write_text('{"bits": 4, "group_size": 32, "sym": false, "damp_percent": 0.01}')
+    checkpoint = Checkpoint.open(folder)
+    assert checkpoint.int4 == Int4Form("GPTQ", 32, zero_points=True)
+    assert torch.equal(checkpoint.rows(f"{NAME}.weight", 0, 16), int4.weight())
+    (folder / "quantize_config.json").write_text('{"bits": 4, "group_size": 32, "sym": false}')
+    assert Checkpoint.open(folder).fingerprint() != checkpoint.fingerprint()
+    (folder / "quantize_config.json").write_text('{"bits": 3}')
+    assert "says bits=3, which" in refusal(folder)
+
+
 def refusal(folder: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
         Checkpoint.open(folder).groups(f"{NAME}.weight", 0, 16, None, 32)
