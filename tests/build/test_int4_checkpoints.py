@@ -26,6 +26,7 @@ from tests.tiny import build, edit_config, tiny_checkpoint
 
 PROMPT, STEPS = list(range(20, 45)), [5, 3, 8]
 SHAPE = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32}
+MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
 
 
 def matrices(engine: Path, rank: int) -> dict[str, Tensor]:
@@ -79,6 +80,8 @@ def test_an_engines_matrices_are_the_checkpoints_bit_for_bit(
         ("gptq_sym", "qwen3", {"attention_bias": True}),
         ("awq", "llama", {"num_attention_heads": 6, "num_key_value_heads": 3, "hidden_size": 192}),
         ("gptq_v2", "llama", {"vocab_size": 97}),
+        ("gptq", "qwen3_moe", MOE),
+        ("awq", "qwen2_moe", {**MOE, "shared_expert_intermediate_size": 64}),
     ],
 )
 def test_an_engine_computes_what_the_numbers_say(
