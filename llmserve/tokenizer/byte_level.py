@@ -13,7 +13,6 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from llmserve.errors import EngineDirError
 from llmserve.tokenizer.files import AddedToken
-from llmserve.tokenizer.library_backend import LibraryBackend
 
 Merges = Sequence[tuple[str, str]]
 
@@ -41,7 +40,7 @@ class ByteLevel:
 
 def byte_level(
     form: ByteLevel, vocabulary: Mapping[str, int], merges: Merges, added: Sequence[AddedToken]
-) -> LibraryBackend:
+) -> tokenizers.Tokenizer:
     """`vocabulary` and `merges` in GPT-2's alphabet of bytes. Raises EngineDirError where the parts do not fit."""
     try:
         model = models.BPE(dict(vocabulary), list(merges), ignore_merges=form.whole_words)
@@ -60,7 +59,7 @@ def byte_level(
     if form.prefix:
         ids = [(name, made.token_to_id(name)) for name in form.prefix]
         made.post_processor = processors.TemplateProcessing(single=[*form.prefix, "$A"], special_tokens=ids)
-    return LibraryBackend(made)
+    return made
 
 
 def _words(form: ByteLevel) -> pre_tokenizers.PreTokenizer:

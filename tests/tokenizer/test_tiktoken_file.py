@@ -50,7 +50,7 @@ def test_any_vocabulary_merges_as_tiktoken_does(
     """Also where ranks are in no order that training could have left, and tokens cannot be reached."""
     ranks = {token: rank for rank, token in enumerate([*(bytes([i]) for i in range(256)), *tokens])}
     file = write(tmp_path_factory.mktemp("ranks") / "tokenizer.model", ranks)
-    backend = byte_level(ByteLevel(WORDS, whole_words=True), *read_tiktoken(file), [])
+    backend = LibraryBackend(byte_level(ByteLevel(WORDS, whole_words=True), *read_tiktoken(file), []))
     expected = [id for word in re.findall(WORDS, text) for id in merged(word.encode(), ranks)]
     assert backend.encode(text, add_special_tokens=False) == expected
     assert backend.decode(expected, skip_special_tokens=False) == text
@@ -59,9 +59,9 @@ def test_any_vocabulary_merges_as_tiktoken_does(
 @pytest.fixture
 def backend(tmp_path: Path) -> LibraryBackend:
     ranks = {bytes([i]): i for i in range(256)} | {b"ab": 256}
-    added = [AddedToken(257, "<|end|>", normalized=True), AddedToken(258, "<|start|>", normalized=True)]
+    added = [AddedToken(257, "<|end|>"), AddedToken(258, "<|start|>")]
     form = ByteLevel(WORDS, nfc=True, whole_words=True, prefix=("<|start|>",))
-    return byte_level(form, *read_tiktoken(write(tmp_path / "x.tiktoken", ranks)), added)
+    return LibraryBackend(byte_level(form, *read_tiktoken(write(tmp_path / "x.tiktoken", ranks)), added))
 
 
 def test_names_prefix_and_normal_form(backend: LibraryBackend) -> None:
@@ -69,8 +69,6 @@ def test_names_prefix_and_normal_form(backend: LibraryBackend) -> None:
     assert backend.encode_plain("ab<|end|>")[:2] == [256, ord("<")]
     assert backend.prefix_ids == (258,)
     assert bytes(backend.encode("e\u0301", add_special_tokens=False)) == "é".encode()
-    # A combining character changes the `>` before it: what stands there is no name any more.
-    assert 257 not in backend.encode("<|end|>\u0338", add_special_tokens=False)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,10 @@ def test_qwen(tmp_path: Path) -> None:
     assert isinstance(tokenizer.chat, Qwen1Prompt)
     assert ids(tokenizer, "a<|im_end|><|extra_204|>") == [97, 258, 256 + 3 + 204]
     assert tokenizer.vocab_size == 256 + 208
+    assert bytes(ids(tokenizer, "e\u0301")) == "é".encode()
+    # A combining character changes the `>` before it: what stands there is no name any more.
+    assert 258 not in ids(tokenizer, "<|im_end|>\u0338")
+    assert bytes(ids(tokenizer, "\u05bb\u0d3b\u1ab4")) == unicodedata.normalize("NFC", "\u05bb\u0d3b\u1ab4").encode()
     folder_of(tmp_path, generation={"chat_format": "raw"})
     assert isinstance(Tokenizer.load(tmp_path).chat, PlainPrompt), "a base model"
 

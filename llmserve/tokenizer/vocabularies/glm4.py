@@ -20,4 +20,4 @@ FORM = ByteLevel(WORDS_AND_NUMBERS, whole_words=True, prefix=("[gMASK]", "<sop>"
 def load(files: TokenizerFiles) -> LibraryBackend:
     vocabulary, merges = read_tiktoken(files.path(TOKENIZER_MODEL))
     added = files.added_tokens or [AddedToken(len(vocabulary) + i, name) for i, name in enumerate(SPECIAL)]
-    return byte_level(FORM, vocabulary, merges, added)
+    return LibraryBackend(byte_level(FORM, vocabulary, merges, added))

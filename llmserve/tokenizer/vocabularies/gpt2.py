@@ -19,4 +19,4 @@ def load(files: TokenizerFiles) -> LibraryBackend:
         add_prefix_space=files.flag("add_prefix_space", False),
         prefix=(begin,) if begin and files.flag("add_bos_token", False) else (),
     )
-    return byte_level(form, vocabulary, read_merges(files), added)
+    return LibraryBackend(byte_level(form, vocabulary, read_merges(files), added))

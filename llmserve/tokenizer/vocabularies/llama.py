@@ -12,6 +12,7 @@ import sentencepiece
 from llmserve.tokenizer.backend import Backend
 from llmserve.tokenizer.byte_level import WORDS_AND_NUMBERS, ByteLevel, byte_level
 from llmserve.tokenizer.files import TOKENIZER_MODEL, AddedToken, TokenizerFiles
+from llmserve.tokenizer.library_backend import LibraryBackend
 from llmserve.tokenizer.sentencepiece_backend import SentencePieceBackend, load_model
 from llmserve.tokenizer.tiktoken_file import is_tiktoken, read_tiktoken
 
@@ -32,7 +33,7 @@ def _llama3(files: TokenizerFiles) -> Backend:
     vocabulary, merges = read_tiktoken(files.path(TOKENIZER_MODEL))
     added = files.added_tokens or [AddedToken(len(vocabulary) + i, name) for i, name in enumerate(LLAMA3_SPECIAL)]
     form = ByteLevel(WORDS_AND_NUMBERS, whole_words=True, prefix=(LLAMA3_BEGIN,))
-    return byte_level(form, vocabulary, merges, added)
+    return LibraryBackend(byte_level(form, vocabulary, merges, added))
 
 
 def _sentencepiece(files: TokenizerFiles) -> Backend:

@@ -10,4 +10,4 @@ from llmserve.tokenizer.vocab_and_merges import read_merges, read_vocabulary
 
 def load(files: TokenizerFiles) -> LibraryBackend:
     form = ByteLevel(WORDS_AND_DIGITS, nfc=True, add_prefix_space=files.flag("add_prefix_space", False))
-    return byte_level(form, read_vocabulary(files), read_merges(files), files.added_tokens)
+    return LibraryBackend(byte_level(form, read_vocabulary(files), read_merges(files), files.added_tokens))
