@@ -48,6 +48,9 @@ class SentencePieceBackend:
         own = (i for i in range(self._size) if model.is_control(i) or model.is_unknown(i))
         self.special_ids = frozenset(own) | {token.id for token in added if token.special}
         self.vocab_size = max([self._size, *(id + 1 for id in self._behind)])
+        # Models that trim spaces drop all before a text, not the first alone: a lone space is none of its beginning.
+        space = self.token_id(SPACE)
+        self._trimmed = space if space is not None and model.decode([space, space]) == "" else None
         self.prefix_ids = tuple(map(self._known, prefix))
         self._suffix_ids = tuple(map(self._known, suffix))
 
@@ -107,7 +110,7 @@ class SentencePieceBackend:
 
     def begins(self, token: int) -> bool:
         """Whether a text has begun with this token: control tokens are nothing in it, not even its beginning."""
-        return token in self._behind or not self._model.is_control(token)
+        return token in self._behind or not (self._model.is_control(token) or token == self._trimmed)
 
     def _written(self, token: int) -> str:
         return self._behind[token] if token in self._behind else self._model.id_to_piece(token)

@@ -32,8 +32,9 @@ class Tokenizer:
         Raises EngineDirError, or ConfigError for `chat_template`, in one sentence where files cannot be used.
         """
         files = TokenizerFiles(folder)
+        given = None if chat_template is None else read_prompt(chat_template, files)
         backend = load_vocabulary(files)
-        chat = choose_prompt(files, backend) if chat_template is None else read_prompt(chat_template, files)
+        chat = given or choose_prompt(files, backend)
         eos = files.special_token("eos_token")
         return Tokenizer(backend, chat, eos_token_id=None if eos is None else backend.token_id(eos))
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import sentencepiece
 
-from llmserve.tokenizer import Conversation, Detokenizer, Tokenizer
+from llmserve.tokenizer import Conversation, Detokenizer, Text, Tokenizer
+from llmserve.tokenizer.prompts.baichuan import BaichuanPrompt
 from llmserve.tokenizer.prompts.chatglm2 import ChatGLM2Prompt
 from llmserve.tokenizer.prompts.chatglm3 import ChatGLM3Prompt
 from llmserve.tokenizer.prompts.qwen1 import Qwen1Prompt
@@ -188,3 +189,24 @@ def test_sentencepiece_texts_are_the_librarys() -> None:
     tokenizer = tokenizer_in("llama2")
     for ids in golden("golden_tokens.json")["llama2-spm"]:
         assert tokenizer.decode([1, *ids, 2]) == model.decode(ids)
+
+
+@pytest.mark.parametrize(
+    "template, conversations",
+    [
+        ("vllm:template_baichuan.jinja", ["user", "sys_user", "multi", "nosys_multi", "think"]),
+        ("vllm:template_chatglm2.jinja", ["user", "nosys_multi", "think"]),  # it leaves system messages out
+        ("vllm:template_chatml.jinja", ["sys_user", "multi"]),  # it has no default system message
+    ],
+)
+def test_formats_of_our_own_are_those_that_templates_write(template: str, conversations: list[str]) -> None:
+    names = {1: "<reserved_106>", 2: "<reserved_107>", 3: "<|im_start|>", 4: "<|im_end|>"}
+    prompt = {
+        "vllm:template_baichuan.jinja": BaichuanPrompt(1, 2),
+        "vllm:template_chatglm2.jinja": tokenizer_in("chatglm2").chat,
+        "vllm:template_chatml.jinja": Qwen1Prompt(3, 4),
+    }[template]
+    for name in conversations:
+        parts = prompt.parts(Conversation(golden("chat_golden.json")["conversations"][name]))
+        text = "".join(part.text if isinstance(part, Text) else names.get(part, "") for part in parts)
+        assert text == golden("chat_golden.json")["templates"][template][f"{name}|gen=1"]

@@ -137,6 +137,14 @@ def test_what_llama_puts_around_texts(
     assert isinstance(tokenizer.chat, Llama2Prompt)
 
 
+def test_baichuan_chats_where_its_generation_config_names_the_speakers(tmp_path: Path) -> None:
+    with_model(folder_of(tmp_path, {"tokenizer_class": "BaichuanTokenizer", "add_bos_token": False}))
+    assert isinstance(Tokenizer.load(tmp_path).chat, PlainPrompt), "a base model"
+    folder_of(tmp_path, generation={"user_token_id": 5, "assistant_token_id": 6})
+    parts = Tokenizer.load(tmp_path).chat.parts(Conversation([{"role": "user", "content": "hi"}]))
+    assert parts == [5, Text("hi"), 6]
+
+
 def test_llamas_added_tokens_are_honoured(tmp_path: Path) -> None:
     size = 400
     decoder = {
