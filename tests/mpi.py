@@ -18,6 +18,6 @@ def mpirun(ranks: int, module: str, *arguments: str | Path) -> str:
     command += ["--allow-run-as-root"] if os.geteuid() == 0 else []
     command += [sys.executable, "-m", module, *map(str, arguments)]
     environment = {**rank_environment(), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout

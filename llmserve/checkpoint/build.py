@@ -64,6 +64,7 @@ def build_engine(
     dtype = config.dtype if config.dtype != "auto" else _checkpoint_dtype(checkpoint)
     group_size = _group_size(model, config, dtype, given)
     ranks = [_rank_model(model, config, group_size, dtype, rank, given) for rank in range(config.tp_size)]
+    checkpoint = _with_prefix(checkpoint, ranks[0])
     used = _check_tensors(checkpoint, ranks)
     tokenizer = _load_tokenizer(checkpoint)
     eos = None if tokenizer is None else tokenizer.eos_token_id
@@ -208,6 +209,14 @@ def _what_fits(model: ModelConfig, config: BuildConfig, dtype: str, given: _Give
     if given is not None:
         return "use the model's BF16 or F16 checkpoint"
     return "use --quant int8" if fits(quant="int8", group_size=None) else "use --quant int8 and tp_size=1"
+
+
+def _with_prefix(checkpoint: Checkpoint, model: Decoder) -> Checkpoint:
+    """Saved without its LM head, a model's names lack their first part (GPT-2's own checkpoint is such a one)."""
+    table = model.embedding.table.pieces[0].source
+    assert table is not None
+    prefix, _, rest = table.partition(".")
+    return checkpoint.under(f"{prefix}.") if table not in checkpoint and rest in checkpoint else checkpoint
 
 
 def _check_tensors(checkpoint: Checkpoint, ranks: list[Decoder]) -> set[str]:

@@ -150,6 +150,11 @@ class Checkpoint:
         fingerprint = hashlib.sha256(bytes.fromhex(self._fingerprint) + digest).hexdigest()
         return replace(self, name=name, _tensors=self._tensors | tensors, _fingerprint=fingerprint)
 
+    def under(self, prefix: str) -> Checkpoint:
+        """This checkpoint with `prefix` before every tensor's name but the LM head's, which stands beside the model."""
+        named = {name if name.startswith("lm_head.") else prefix + name: t for name, t in self._tensors.items()}
+        return replace(self, _tensors=named)
+
     def tokenizer_files(self) -> list[Path]:
         """What text in and out depends on, generation_config.json included; those that exist."""
         found = (path for pattern in TOKENIZER_FILES for path in sorted(self.path.glob(pattern)))
