@@ -35,6 +35,10 @@ class Backend(Protocol):
         """As the original tokenizer does by default; of most, names in the text become their tokens."""
         ...
 
+    def encode_marked(self, text: str) -> list[int]:
+        """A text that a template wrote: all names in it become their tokens, and nothing is put around it."""
+        ...
+
     def encode_plain(self, text: str) -> list[int]:
         """The text and nothing else: whatever it says, no token of a name comes of it."""
         ...

@@ -32,6 +32,9 @@ class LibraryBackend:
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
 
+    def encode_marked(self, text: str) -> list[int]:
+        return self.encode(text, add_special_tokens=False)
+
     def encode_plain(self, text: str) -> list[int]:
         return self._plain.encode(text, add_special_tokens=False).ids
 

@@ -43,7 +43,8 @@ class SentencePieceBackend:
         self._ids = {token.name: token.id for token in added}
         self._behind = {token.id: token.name for token in added if token.id >= self._size}
         names = sorted(self._ids, key=len, reverse=True)  # of two that begin alike, the longer
-        self._name = re.compile("|".join(map(re.escape, names))) if names and names_are_tokens else None
+        self._name = re.compile("|".join(map(re.escape, names)) or "(?!)")
+        self._names_are_tokens = names_are_tokens
         self._bytes = {i: _byte(model, i) for i in range(self._size) if model.is_byte(i)}
         own = (i for i in range(self._size) if model.is_control(i) or model.is_unknown(i))
         self.special_ids = frozenset(own) | {token.id for token in added if token.special}
@@ -55,14 +56,16 @@ class SentencePieceBackend:
         self._suffix_ids = tuple(map(self._known, suffix))
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        ids = self.encode_marked(text) if self._names_are_tokens else self.encode_plain(text)
+        return [*self.prefix_ids, *ids, *self._suffix_ids] if add_special_tokens else ids
+
+    def encode_marked(self, text: str) -> list[int]:
         ids: list[int] = []
         at = 0
-        for name in self._name.finditer(text) if self._name else ():
-            ids += self.encode_plain(text[at : name.start()])
-            ids.append(self._ids[name[0]])
+        for name in self._name.finditer(text):
+            ids += [*self.encode_plain(text[at : name.start()]), self._ids[name[0]]]
             at = name.end()
-        ids += self.encode_plain(text[at:])
-        return [*self.prefix_ids, *ids, *self._suffix_ids] if add_special_tokens else ids
+        return ids + self.encode_plain(text[at:])
 
     def encode_plain(self, text: str) -> list[int]:
         return self._model.encode(text)

@@ -48,16 +48,12 @@ class Tokenizer:
         ids: list[int] = []
         for part in parts:
             if isinstance(part, Text):
-                ids += self._encode_part(part)
+                with _refusals(part.text):
+                    encode = self._backend.encode_marked if part.names_are_tokens else self._backend.encode_plain
+                    ids += encode(part.text)
             else:
                 ids.append(part)
         return ids
-
-    def _encode_part(self, part: Text) -> list[int]:
-        if part.names_are_tokens:
-            return self.encode(part.text, add_special_tokens=False)
-        with _refusals(part.text):
-            return self._backend.encode_plain(part.text)
 
     def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return self._backend.decode(tokens, skip_special_tokens=skip_special_tokens)

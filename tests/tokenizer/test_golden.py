@@ -11,10 +11,12 @@ import pytest
 import sentencepiece
 
 from llmserve.tokenizer import Conversation, Detokenizer, Text, Tokenizer
+from llmserve.tokenizer.chat_template import ChatTemplate
 from llmserve.tokenizer.prompts.baichuan import BaichuanPrompt
 from llmserve.tokenizer.prompts.chatglm2 import ChatGLM2Prompt
 from llmserve.tokenizer.prompts.chatglm3 import ChatGLM3Prompt
 from llmserve.tokenizer.prompts.qwen1 import Qwen1Prompt
+from llmserve.tokenizer.prompts.template import TemplatePrompt
 from llmserve.tokenizer.sentencepiece_backend import load_model
 from tests.shared import shared
 
@@ -147,6 +149,16 @@ def test_chatglm3_prompts(name: str) -> None:
     tokenizer = tokenizer_in("chatglm3")
     assert isinstance(tokenizer.chat, ChatGLM3Prompt)
     assert tokenizer.encode_parts(tokenizer.chat.parts(Conversation(messages, tools=tools))) == expected["ids"]
+
+
+@pytest.mark.parametrize("name", ["single", "system", "multi"])
+def test_chatglm3_prompts_of_a_template(name: str) -> None:
+    """What its authors have in tokenizer_config.json since; names that a template writes are tokens here, too."""
+    source = "[gMASK]sop{% for m in messages %}<|{{ m.role }}|>\n {{ m.content }}{% endfor %}<|assistant|>"
+    prompt = TemplatePrompt({"default": ChatTemplate(source, {})}, "a template")
+    expected = golden("remote_chat_golden.json")[f"chatglm3/{name}"]
+    messages = [*expected["history"], {"role": "user", "content": expected["query"]}]
+    assert tokenizer_in("chatglm3").encode_parts(prompt.parts(Conversation(messages))) == expected["ids"]
 
 
 def test_chatglm3_tools_and_calls_as_openai_writes_them() -> None:

@@ -61,6 +61,7 @@ def test_names_in_a_text_where_they_count_and_where_they_do_not() -> None:
     assert ignoring.encode(text, add_special_tokens=True) == [1, *ignoring.encode_plain(text)]
     assert counting.encode_plain(text) == ignoring.encode_plain(text)
     assert user[0] not in counting.encode_plain(text)
+    assert ignoring.encode_marked(text) == counting.encode_marked(text) == [*hello, *user, *hello]
 
 
 def test_tokens_of_the_code_beside_the_models() -> None:
