@@ -44,6 +44,13 @@ class Family:
     name: str
     read_config: Callable[[HfConfig], ModelConfig]
     sources: Callable[[ModelConfig], DecoderSources]
+    models: str  # which there are
+    checked: str  # what its computation was compared with
+
+
+def families() -> dict[str, Family]:
+    """Architecture → family, of all that there are."""
+    return {architecture: _family(module) for architecture, module in ARCHITECTURES.items()}
 
 
 def _family(module: str) -> Family:

@@ -30,4 +30,10 @@ def sources(config: ModelConfig) -> DecoderSources:
     return llama_like(config, attention=lambda at, config: fused_attention(f"{at}.W_pack", f"{at}.o_proj", config))
 
 
-FAMILY = Family("baichuan", read_config, sources)
+FAMILY = Family(
+    "baichuan",
+    read_config,
+    sources,
+    models="Baichuan 7B, Baichuan 2 7B",
+    checked="the logits of an equal Llama in transformers",
+)

@@ -66,4 +66,10 @@ def sources(config: ModelConfig) -> DecoderSources:
     )
 
 
-FAMILY = Family("chatglm", read_config, sources)
+FAMILY = Family(
+    "chatglm",
+    read_config,
+    sources,
+    models="ChatGLM2-6B, ChatGLM3-6B (also -32k), GLM-4-9B in its first form",
+    checked="the original code's logits and greedy tokens",
+)

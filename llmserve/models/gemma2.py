@@ -55,4 +55,10 @@ def sources(config: ModelConfig) -> DecoderSources:
     )
 
 
-FAMILY = Family("gemma2", read_config, sources)
+FAMILY = Family(
+    "gemma2",
+    read_config,
+    sources,
+    models="Gemma 2",
+    checked="transformers' logits and greedy tokens",
+)

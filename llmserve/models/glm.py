@@ -29,4 +29,10 @@ def mlp(at: str, config: ModelConfig, layer: int) -> MLPSources:
     return fused_gated(f"{at}.mlp.gate_up_proj", f"{at}.mlp.down_proj", config)
 
 
-FAMILY = Family("glm", read_config, lambda config: llama_like(config, mlp=mlp))
+FAMILY = Family(
+    "glm",
+    read_config,
+    lambda config: llama_like(config, mlp=mlp),
+    models="GLM-4-9B in transformers' form, GLM-Edge",
+    checked="transformers' logits and greedy tokens",
+)

@@ -20,4 +20,10 @@ def sources(config: ModelConfig) -> DecoderSources:
     )
 
 
-FAMILY = Family("glm4", read_config, sources)
+FAMILY = Family(
+    "glm4",
+    read_config,
+    sources,
+    models="GLM-4-0414, GLM-Z1",
+    checked="transformers' logits and greedy tokens",
+)

@@ -65,4 +65,10 @@ def sources(config: ModelConfig) -> DecoderSources:
     )
 
 
-FAMILY = Family("gpt2", read_config, sources)
+FAMILY = Family(
+    "gpt2",
+    read_config,
+    sources,
+    models="GPT-2",
+    checked="transformers' logits and greedy tokens",
+)

@@ -15,4 +15,10 @@ def read_config(hf: HfConfig) -> ModelConfig:
     return decoder_config(hf, "llama", windows=hf.windows(None), qkv_bias=bias, o_bias=bias, mlp_bias=mlp_bias)
 
 
-FAMILY = Family("llama", read_config, llama_like)
+FAMILY = Family(
+    "llama",
+    read_config,
+    llama_like,
+    models="Llama 2, 3, 3.1, 3.2 (text), 3.3, and what keeps their form",
+    checked="transformers' logits and greedy tokens",
+)

@@ -13,4 +13,10 @@ def read_config(hf: HfConfig) -> ModelConfig:
     return decoder_config(hf, "mistral", windows=hf.windows(hf.count("sliding_window", None)))
 
 
-FAMILY = Family("mistral", read_config, llama_like)
+FAMILY = Family(
+    "mistral",
+    read_config,
+    llama_like,
+    models="Mistral 7B, Mistral Nemo",
+    checked="transformers' logits and greedy tokens",
+)

@@ -32,4 +32,10 @@ def mlp(at: str, config: ModelConfig, layer: int) -> ExpertsSources:
     return experts(f"{at}.block_sparse_moe", config.experts, config, names="w1 w3 w2")
 
 
-FAMILY = Family("mixtral", read_config, lambda config: llama_like(config, mlp=mlp))
+FAMILY = Family(
+    "mixtral",
+    read_config,
+    lambda config: llama_like(config, mlp=mlp),
+    models="Mixtral 8x7B, 8x22B",
+    checked="transformers' logits and greedy tokens",
+)

@@ -22,4 +22,10 @@ def sources(config: ModelConfig) -> DecoderSources:
     )
 
 
-FAMILY = Family("phi3", read_config, sources)
+FAMILY = Family(
+    "phi3",
+    read_config,
+    sources,
+    models="Phi-3 mini and medium, Phi-3.5 mini, Phi-4, Phi-4-mini",
+    checked="transformers' logits and greedy tokens",
+)

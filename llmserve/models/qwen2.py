@@ -23,4 +23,10 @@ def read_config(hf: HfConfig) -> ModelConfig:
     return decoder_config(hf, "qwen2", windows=sliding_windows(hf), qkv_bias=True)
 
 
-FAMILY = Family("qwen2", read_config, llama_like)
+FAMILY = Family(
+    "qwen2",
+    read_config,
+    llama_like,
+    models="Qwen1.5, Qwen2, Qwen2.5, QwQ",
+    checked="transformers' logits and greedy tokens",
+)

@@ -41,4 +41,10 @@ def mlp(at: str, config: ModelConfig, layer: int) -> FeedForwardSources:
     return gated(f"{at}.mlp", config)
 
 
-FAMILY = Family("qwen2_moe", read_config, lambda config: llama_like(config, mlp=mlp))
+FAMILY = Family(
+    "qwen2_moe",
+    read_config,
+    lambda config: llama_like(config, mlp=mlp),
+    models="Qwen1.5-MoE, Qwen2-57B-A14B",
+    checked="transformers' logits and greedy tokens",
+)

@@ -15,4 +15,10 @@ def read_config(hf: HfConfig) -> ModelConfig:
     return decoder_config(hf, "qwen3", windows=sliding_windows(hf), qkv_bias=bias, o_bias=bias, qk_norm=True)
 
 
-FAMILY = Family("qwen3", read_config, llama_like)
+FAMILY = Family(
+    "qwen3",
+    read_config,
+    llama_like,
+    models="Qwen3, dense",
+    checked="transformers' logits and greedy tokens",
+)

@@ -30,4 +30,10 @@ def read_config(hf: HfConfig) -> ModelConfig:
     )
 
 
-FAMILY = Family("qwen3_moe", read_config, lambda config: llama_like(config, mlp=mlp))
+FAMILY = Family(
+    "qwen3_moe",
+    read_config,
+    lambda config: llama_like(config, mlp=mlp),
+    models="Qwen3-30B-A3B, Qwen3-235B-A22B",
+    checked="transformers' logits and greedy tokens",
+)
