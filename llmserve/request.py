@@ -39,6 +39,7 @@ class SamplingParams:
     min_tokens: int = 0  # stop tokens cannot be chosen before this many tokens
     stop_token_ids: frozenset[int] = frozenset()  # the model's end-of-text ids are among them, unless ignored
     logprobs: int | None = None  # None: none; n: the chosen token's and those of the n most likely
+    prompt_logprobs: int | None = None  # likewise, of each prompt token but the first
 
     def __post_init__(self) -> None:
         for ok, param, rule in (
@@ -49,6 +50,8 @@ class SamplingParams:
             (0 <= self.seed < 2**63, "seed", "must be between 0 and 2**63 - 1"),
             (0 <= self.min_tokens <= self.max_tokens, "min_tokens", "must be between 0 and max_tokens"),
             (self.logprobs is None or 0 <= self.logprobs <= MAX_LOGPROBS, "logprobs",
+             f"must be between 0 and {MAX_LOGPROBS}"),
+            (self.prompt_logprobs is None or 0 <= self.prompt_logprobs <= MAX_LOGPROBS, "prompt_logprobs",
              f"must be between 0 and {MAX_LOGPROBS}"),
         ):  # fmt: skip
             if not ok:
@@ -68,17 +71,19 @@ class Request:
 class TokenLogprobs:
     """Natural logarithms of probabilities under the model itself, before temperature and filters."""
 
-    chosen: float
+    chosen: float  # of the token that is there
     top: tuple[tuple[int, float], ...]  # (token id, log probability), most likely first
+    rank: int  # of the token that is there: 1 where none is more likely; of equally likely ones the lowest id is first
 
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """What a step did for one request: a token, an end, or both."""
+    """What a step did for one request: log-probabilities of its prompt, a token, an end, or several of these."""
 
     request_id: int
-    token: int | None  # None when the request ended without a further token (abort, error)
+    token: int | None  # None: the prompt is not done yet, or the request ended without a further token (abort, error)
     finish: Finish | None = None  # set on the request's last event only
     logprobs: TokenLogprobs | None = None
     cached_tokens: int = 0  # on the first event: how many prompt tokens the prefix cache held
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # of the prompt's next tokens, of which the first has none
     error: str | None = None  # with Finish.ERROR: one sentence

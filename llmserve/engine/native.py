@@ -18,6 +18,12 @@ from llmserve.runtime.sampler import Want
 from llmserve.scheduler.block_pool import BlockPool
 from llmserve.scheduler.plan import StepPlan
 from llmserve.scheduler.scheduler import Scheduler
+from llmserve.scheduler.sequence import Sequence
+
+MAX_PROMPT_LOGITS = 256
+MAX_PROMPT_LOGITS_BYTES = 64 << 20
+"""What a step computes at most for log-probabilities of prompts: positions, which bounds the message with them, and
+bytes of their logits, each a float for every token of the vocabulary. Longer prompts take more steps."""
 
 
 class NativeEngine:
@@ -33,6 +39,8 @@ class NativeEngine:
             max_num_seqs=config.max_num_seqs,
             max_num_batched_tokens=config.max_num_batched_tokens,
             max_model_len=kv.max_model_len,
+            max_prompt_logits=min(MAX_PROMPT_LOGITS, MAX_PROMPT_LOGITS_BYTES // (4 * loaded.runner.vocab_size)),
+            variant_of=kv.variants.of,
         )
 
     @property
@@ -59,9 +67,7 @@ class NativeEngine:
             return []
         self._comm.broadcast(plan.encode())
         logits = self._runner.execute(plan)
-        wants = [
-            Want(seq.request.sampling, len(seq.tokens), seq.num_generated) for seq in self._scheduler.to_sample(plan)
-        ]
+        wants = [want(seq, position) for seq, position in self._scheduler.wanted(plan)]
         return self._scheduler.update(plan, self._sampler.sample(logits, wants))
 
     def stats(self) -> Stats:
@@ -81,6 +87,12 @@ class NativeEngine:
         """Send the other ranks home; every rank leaves in order."""
         self._comm.broadcast(array("i"))
         self._comm.close()
+
+
+def want(seq: Sequence, position: int) -> Want:
+    """What the logits are for that foretell the token at `position`."""
+    given = seq.tokens[position] if position < len(seq.tokens) else None
+    return Want(seq.request.sampling, position, seq.num_generated, given)
 
 
 def worker_loop(comm: Comm, runner: Runner) -> None:

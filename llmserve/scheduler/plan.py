@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from llmserve.request import TokenLogprobs
 
-
 HEADER_WORDS = 7
 """Of a chunk on the wire, before its tokens."""
 
@@ -42,8 +41,9 @@ class Chunk(NamedTuple):
 class StepPlan:
     """The chunks of one step; no two have the same row.
 
-    On the wire: the number of chunks, then for each chunk row, start, first_block, logits, variant, the number of tokens
-    and of new blocks, the tokens, the blocks. So no plan encodes to an empty array, which is a worker's order to stop.
+    On the wire: the number of chunks, then for each chunk row, start, first_block, logits, variant, the numbers of
+    tokens and of new blocks, the tokens, the blocks. So no plan encodes to an empty array, which is a worker's order to
+    stop.
     """
 
     chunks: tuple[Chunk, ...]

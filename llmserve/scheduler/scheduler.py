@@ -18,10 +18,12 @@ Three choices make the rest simple:
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 from llmserve.errors import RequestError
-from llmserve.request import Finish, Request, TokenEvent
+from llmserve.request import Finish, Request, TokenEvent, TokenLogprobs
 from llmserve.scheduler.block_pool import BlockPool
 from llmserve.scheduler.plan import Chunk, Sampled, StepPlan
 from llmserve.scheduler.sequence import NO_ROW, Sequence
@@ -38,33 +40,74 @@ class Counters:
     scheduled_tokens: int = 0
 
 
+class _Step:
+    """A step that is being planned: what is in it so far, and what it may still hold."""
+
+    def __init__(self, tokens: int, prompt_logits: int) -> None:
+        self.chunks: list[Chunk] = []
+        self.sequences: list[Sequence] = []  # chunk by chunk
+        self.has_room = True  # for one more sequence: all so far got all they want, and that is not all there is
+        self._tokens = tokens
+        self._prompt_logits = prompt_logits
+
+    def add(self, seq: Sequence, first_block: int) -> None:
+        """As many of a sequence's pending tokens as there is room for, with its blocks from entry `first_block` on."""
+        start = seq.computed
+        wanted = max(start, seq.scored)  # the first position whose logits are
+        # One row of logits is every chunk's own, so whoever is in a step advances by a token.
+        stop = min(len(seq.tokens), start + self._tokens, wanted + 1 + self._prompt_logits)
+        logits = max(0, stop - wanted)
+        tokens, blocks = tuple(seq.tokens[start:stop]), tuple(seq.blocks[first_block:])
+        self.chunks.append(Chunk(seq.row, start, first_block, tokens, blocks, logits, seq.variant))
+        self.sequences.append(seq)
+        self._tokens -= stop - start
+        self._prompt_logits -= max(0, logits - 1)
+        self.has_room = self._tokens > 0 and stop == len(seq.tokens)
+
+
 class Scheduler:
     """Turns requests into step plans, and sampled tokens into token events.
 
         while scheduler.has_work:
             plan = scheduler.schedule()
-            sampled = ...  # execute the plan, then sample a token for each of scheduler.to_sample(plan)
+            sampled = ...  # execute the plan, then sample for each of scheduler.wanted(plan)
             events = scheduler.update(plan, sampled)
 
     Every request that `add` accepts gets exactly one event with `finish` set, and with it the scheduler forgets it.
     From `schedule` to `update` a plan is in flight: more requests may be added meanwhile, but none aborted.
     """
 
-    def __init__(self, pool: BlockPool, *, max_num_seqs: int, max_num_batched_tokens: int, max_model_len: int) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        *,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        max_model_len: int,
+        max_prompt_logits: int,
+        variant_of: Callable[[int, int], int] = lambda prompt, limit: 0,
+    ) -> None:
         """The pool must be the scheduler's own.
 
         At most `max_num_seqs` sequences run at a time, in rows 0 … max_num_seqs - 1; a step computes at most
-        `max_num_batched_tokens` tokens; `max_model_len` tokens, prompt included, end a sequence.
+        `max_num_batched_tokens` tokens; `max_model_len` tokens, prompt included, end a sequence. A step computes one
+        row of logits a sequence, and at most `max_prompt_logits` more for log-probabilities of prompts.
+
+        `variant_of`: the prompt's length and the most that the sequence may have → `Chunk.variant`.
         """
         if min(max_num_seqs, max_num_batched_tokens, max_model_len) < 1:
             raise ValueError(
                 "max_num_seqs, max_num_batched_tokens and max_model_len must be at least 1, "
                 f"got {max_num_seqs}, {max_num_batched_tokens} and {max_model_len}"
             )
+        if max_prompt_logits < 0:
+            raise ValueError(f"max_prompt_logits must be at least 0, got {max_prompt_logits}")
         self.pool = pool
         self.counters = Counters()
         self.max_num_batched_tokens = max_num_batched_tokens
         self.max_model_len = max_model_len
+        self.max_prompt_logits = max_prompt_logits
+        self._variant_of = variant_of
         self._free_rows = list(reversed(range(max_num_seqs)))
         # By request id; together in order of arrival, running before waiting.
         self._running: dict[int, Sequence] = {}
@@ -109,7 +152,7 @@ class Scheduler:
                 param="prompt" if prompt_len > capacity else "max_tokens",
                 code="context_length_exceeded",
             )
-        self._waiting[request.id] = Sequence(request, limit)
+        self._waiting[request.id] = Sequence(request, limit, self._variant_of(prompt_len, limit))
 
     def abort(self, request_id: int) -> TokenEvent | None:
         """End a request now; its final event, or None if it is unknown (it may just have ended).
@@ -131,9 +174,7 @@ class Scheduler:
         """The next step, or None if there is no work. It is in flight until `update`."""
         if self._plan is not None:
             raise RuntimeError("the last plan is still in flight: update it before scheduling the next")
-        chunks: list[Chunk] = []
-        planned: list[Sequence] = []
-        budget = self.max_num_batched_tokens
+        step = _Step(self.max_num_batched_tokens, self.max_prompt_logits)
         preemptions = self.counters.preemptions
         for seq in tuple(self._running.values()):
             if seq.row == NO_ROW:  # it and all younger ones were preempted for an older one just now
@@ -141,27 +182,30 @@ class Scheduler:
             first_block = len(seq.blocks)
             if not self._make_room(seq):
                 break
-            chunks.append(self._chunk(seq, budget, first_block))
-            planned.append(seq)
-            budget -= len(chunks[-1].tokens)
+            step.add(seq, first_block)
         # A step that pushes somebody out lets nobody in: first let those blocks do what they were taken for.
         if self.counters.preemptions == preemptions:
-            while budget and self._waiting and self._free_rows and (admitted := self._admit_head()):
-                chunks.append(self._chunk(admitted, budget, 0))
-                planned.append(admitted)
-                budget -= len(chunks[-1].tokens)
-        if not chunks:
+            while step.has_room and self._waiting and self._free_rows and (admitted := self._admit_head()):
+                step.add(admitted, 0)
+        if not step.chunks:
             return None
+        self._plan = StepPlan(tuple(step.chunks))
+        self._planned = step.sequences
         self.counters.steps += 1
-        self.counters.scheduled_tokens += self.max_num_batched_tokens - budget
-        self._plan = StepPlan(tuple(chunks))
-        self._planned = planned
+        self.counters.scheduled_tokens += self._plan.num_tokens
         return self._plan
 
-    def to_sample(self, plan: StepPlan) -> list[Sequence]:
-        """The sequences that get a token from the plan in flight, in the order of its logits rows."""
+    def wanted(self, plan: StepPlan) -> list[tuple[Sequence, int]]:
+        """For each row of logits of the plan in flight, its sequence and the position of the token that they are of.
+
+        Either the sequence has that token, and its log-probabilities are wanted, or it is the next one to be chosen.
+        """
         self._check_in_flight(plan)
-        return [seq for chunk, seq in zip(plan.chunks, self._planned, strict=True) if chunk.logits]
+        wanted = []
+        for chunk, seq in zip(plan.chunks, self._planned, strict=True):
+            end = chunk.start + len(chunk.tokens)
+            wanted += [(seq, position) for position in range(end - chunk.logits + 1, end + 1)]
+        return wanted
 
     def update(self, plan: StepPlan, sampled: list[Sampled]) -> list[TokenEvent]:
         """Account for the plan in flight, which every rank has executed; `sampled` has one item per logits row.
@@ -177,27 +221,24 @@ class Scheduler:
         events: list[TokenEvent] = []
         results = iter(sampled)
         for chunk, seq in zip(plan.chunks, planned, strict=True):
-            result = next(results) if chunk.logits else None
-            if result is not None and result.error is not None:
+            rows = list(islice(results, chunk.logits))
+            error = next((row.error for row in rows if row.error is not None), None)
+            if error is not None:
                 # What made its logits unusable may be in its KV: nobody else should find that.
                 self.pool.withdraw(seq.blocks)
-                events.append(self._end(seq, Finish.ERROR, result.error))
+                events.append(self._end(seq, Finish.ERROR, error))
                 continue
             self._advance(seq, len(chunk.tokens))
-            if result is not None:
-                events.append(self._append(seq, result))
+            if rows:
+                seq.scored += len(rows)
+                chosen = rows.pop() if seq.computed == len(seq.tokens) else None
+                prompt_logprobs = tuple(row.logprobs for row in rows if row.logprobs is not None)
+                events.append(self._append(seq, chosen, prompt_logprobs))
         return events
 
     def _check_in_flight(self, plan: StepPlan) -> None:
         if plan is not self._plan:
             raise RuntimeError("this plan is not the one in flight")
-
-    def _chunk(self, seq: Sequence, budget: int, first_block: int) -> Chunk:
-        """As many of a sequence's pending tokens as the budget allows, with its blocks from entry `first_block` on."""
-        start = seq.computed
-        tokens = tuple(seq.tokens[start : start + budget])
-        logits = 1 if start + len(tokens) == len(seq.tokens) else 0
-        return Chunk(seq.row, start, first_block, tokens, tuple(seq.blocks[first_block:]), logits)
 
     def _make_room(self, seq: Sequence) -> bool:
         """Blocks for all tokens of a running sequence, if need be those of the youngest; False if that is itself."""
@@ -234,7 +275,7 @@ class Scheduler:
         seq.row = self._free_rows.pop()
         if seq.cached_tokens is None:
             seq.cached_tokens = seq.computed
-            if self.pool.prefix_caching:
+            if self.pool.prefix_caching and seq.request.sampling.prompt_logprobs is None:
                 self.counters.prefix_queries += len(seq.tokens)
                 self.counters.prefix_hits += seq.computed
         return seq
@@ -248,9 +289,12 @@ class Scheduler:
             for index in filled:
                 self.pool.publish(seq.blocks[index], seq.key(index, size))
 
-    def _append(self, seq: Sequence, result: Sampled) -> TokenEvent:
+    def _append(self, seq: Sequence, chosen: Sampled | None, prompt_logprobs: tuple[TokenLogprobs, ...]) -> TokenEvent:
+        """What its rows of logits yielded; `chosen`: its next token, if it has caught up with those it had."""
+        if chosen is None:
+            return TokenEvent(seq.request.id, None, prompt_logprobs=prompt_logprobs)
         sampling = seq.request.sampling
-        token = result.token
+        token = chosen.token
         cached_tokens = 0 if seq.num_generated else seq.cached_tokens or 0
         seq.tokens.append(token)
         if token in sampling.stop_token_ids and seq.num_generated >= sampling.min_tokens:
@@ -261,7 +305,9 @@ class Scheduler:
             finish = None
         if finish:
             self._forget(seq)
-        return TokenEvent(seq.request.id, token, finish, result.logprobs, cached_tokens)
+        return TokenEvent(
+            seq.request.id, token, finish, chosen.logprobs, cached_tokens, prompt_logprobs=prompt_logprobs
+        )
 
     def _end(self, seq: Sequence, finish: Finish, error: str | None = None) -> TokenEvent:
         """Its final event, without a token."""

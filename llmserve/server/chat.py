@@ -19,6 +19,7 @@ def chat_routes(serving: Serving) -> APIRouter:
         serving.check(body)
         chat = serving.need_tokenizer("messages").chat
         prompt = await serving.encode_parts(chat.parts(conversation(body)), param="messages")
+        logprobs = (body.top_logprobs or 0) if body.logprobs else None
         job = serving.job(
             body,
             [prompt],
@@ -26,7 +27,8 @@ def chat_routes(serving: Serving) -> APIRouter:
             limit=body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens,
             limit_param="max_tokens" if body.max_completion_tokens is None else "max_completion_tokens",
             default_limit=serving.manifest.generation.max_tokens,
-            logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+            logprobs=logprobs,
+            prompt_logprobs=body.prompt_logprobs,
             continues_text=False,
             stop_ids=chat.stop_ids,
         )
@@ -37,7 +39,8 @@ def chat_routes(serving: Serving) -> APIRouter:
             n=job.n,
             include_usage=body.include_usage,
             return_token_ids=bool(body.return_token_ids),
-            logprobs=bool(body.logprobs),
+            prompt_logprobs=body.prompt_logprobs,
+            logprobs=logprobs,
         )
         return await respond(request, serving.start(job), format, stream=bool(body.stream))
 

@@ -23,6 +23,8 @@ def completion_routes(serving: Serving) -> APIRouter:
         texts = [prompt for prompt in body.prompt if isinstance(prompt, str)]
         encoded = iter(await serving.encode(texts, add_special_tokens=special, param="prompt") if texts else ())
         prompts = [next(encoded) if isinstance(prompt, str) else tuple(prompt) for prompt in body.prompt]
+        # What is echoed is told of as the answer is.
+        told = [n for n in (body.prompt_logprobs, body.logprobs if body.echo else None) if n is not None]
         job = serving.job(
             body,
             prompts,
@@ -31,6 +33,7 @@ def completion_routes(serving: Serving) -> APIRouter:
             limit_param="max_tokens",
             default_limit=DEFAULT_MAX_TOKENS,
             logprobs=body.logprobs,
+            prompt_logprobs=max(told, default=None),
             continues_text=True,
         )
         format = CompletionFormat(
@@ -40,7 +43,9 @@ def completion_routes(serving: Serving) -> APIRouter:
             n=job.n,
             include_usage=body.include_usage,
             return_token_ids=bool(body.return_token_ids),
-            logprobs=body.logprobs is not None,
+            prompt_logprobs=body.prompt_logprobs,
+            logprobs=body.logprobs,
+            echo=bool(body.echo),
         )
         return await respond(request, serving.start(job), format, stream=bool(body.stream))
 

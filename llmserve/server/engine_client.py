@@ -225,7 +225,8 @@ class EngineClient:
 class EventStream:
     """The events of the requests of one `submit`, as they arrive; it ends after the final event of the last.
 
-    Nothing is lost when the reader is slow: a request yields at most `max_tokens` events, which bounds what waits.
+    Nothing is lost when the reader is slow: a request yields at most an event for each of its tokens, which bounds what
+    waits.
     """
 
     def __init__(self, client: EngineClient, ids: list[int]) -> None:

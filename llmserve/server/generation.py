@@ -44,11 +44,15 @@ class Token:
 
 @dataclass(slots=True)
 class Delta:
-    """What is new of one choice. The last delta of a choice has `finish`, and nothing else."""
+    """What is new of one choice. The last delta of a choice has `finish`, and nothing else.
+
+    A prompt's `prompt_logprobs` are the first of its choices': they depend on the prompt alone.
+    """
 
     index: int
     text: str = ""
     tokens: list[Token] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)  # of the prompt's next ones
     finish: Finish | None = None
     stop_reason: str | int | None = None  # the stop string or stop token id; None: the model's own end
 
@@ -78,10 +82,10 @@ class Generation:
     ) -> None:
         """Starts it. Raises NotReadyError, and RequestError where a value is out of range."""
         requests = [
-            (prompt, replace(job.sampling, max_tokens=limit, seed=derived_seed(seed, i)))
+            (prompt, replace(sampling, max_tokens=limit, seed=derived_seed(seed, i)))
             for prompt, limit in zip(job.prompts, job.max_tokens, strict=True)
             for seed in [secrets.randbits(62) if job.seed is None else job.seed]
-            for i in range(job.n)
+            for i, sampling in enumerate(_each_choices(job))
         ]
         self.job = job
         self.choices = len(requests)
@@ -106,7 +110,7 @@ class Generation:
                     self._observer.finished(event.request_id, choice.finish)
             if choice.finish in (Finish.ERROR, Finish.ABORT):
                 raise EngineDeadError(event.error or "The server stopped before this answer was complete.")
-            if delta.text or (delta.tokens and self.job.wants_tokens):
+            if delta.text or delta.prompt_logprobs or (delta.tokens and self.job.wants_tokens):
                 yield delta
             if choice.finish is not None:
                 yield Delta(choice.index, finish=choice.finish, stop_reason=choice.stop_reason)
@@ -141,7 +145,7 @@ class _Choice:
         self._decoded = 0  # characters out of the detokenizer so far
 
     def take(self, event: TokenEvent) -> Delta:
-        delta = Delta(self.index)
+        delta = Delta(self.index, prompt_logprobs=list(event.prompt_logprobs))
         text = ""
         if event.token is not None:
             held = self._detokenizer.held_characters if self._detokenizer else 0
@@ -167,9 +171,28 @@ class _Choice:
         return delta
 
 
+def _each_choices(job: Job) -> list[SamplingParams]:
+    """What the choices of a prompt are sampled with, but for their seeds: the prompt is told of once."""
+    rest = replace(job.sampling, prompt_logprobs=None)
+    return [job.sampling, *(rest for _ in range(job.n - 1))]
+
+
 def _detokenizer(tokenizer: Tokenizer, job: Job, prompt: tuple[int, ...]) -> Detokenizer:
     prompt_has_text = not all(map(tokenizer.is_silent, prompt))
     return Detokenizer(tokenizer, continues_text=job.continues_text and prompt_has_text)
+
+
+def text_and_tokens(
+    tokenizer: Tokenizer | None, ids: Sequence[int], logprobs: Sequence[TokenLogprobs | None]
+) -> tuple[str, list[Token]]:
+    """A prompt as if it had been generated."""
+    text, tokens = "", []
+    detokenizer = Detokenizer(tokenizer) if tokenizer else None
+    for id, known in zip(ids, logprobs, strict=True):
+        held = detokenizer.held_characters if detokenizer else 0
+        tokens.append(Token(id, len(text) + held, known))
+        text += detokenizer.feed(id) if detokenizer else ""
+    return text + (detokenizer.end() if detokenizer else ""), tokens
 
 
 def derived_seed(seed: int, choice: int) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from llmserve.request import TokenLogprobs
-from llmserve.server.generation import Delta, Token, Usage
+from llmserve.server.generation import Delta, Token, Usage, text_and_tokens
 from llmserve.server.respond import Whole
 from llmserve.tokenizer import Tokenizer
 
@@ -27,7 +27,8 @@ class _Format:
     n: int
     include_usage: bool
     return_token_ids: bool
-    logprobs: bool
+    prompt_logprobs: int | None  # most likely tokens to tell of beside each of the prompt; None: tell nothing
+    logprobs: int | None  # likewise, of the answer
 
     def __post_init__(self) -> None:
         self._id = f"{self.ID_PREFIX}-{uuid.uuid4().hex}"
@@ -48,10 +49,31 @@ class _Format:
         return {**self._head(self.KIND), "choices": choices, "usage": usage_body(usage)}
 
     def _token_text(self, token: int) -> str:
-        return self.tokenizer.token_text(token) if self.tokenizer else f"token_id:{token}"
+        text = self._decoded(token)
+        return f"token_id:{token}" if text is None else text
+
+    def _decoded(self, token: int) -> str | None:
+        return self.tokenizer.token_text(token) if self.tokenizer else None
 
     def _token_ids(self, tokens: list[Token]) -> dict[str, Any]:
         return {"token_ids": [token.id for token in tokens]} if self.return_token_ids else {}
+
+    def _of_prompt(self, choices: list[Whole], prompt: int) -> dict[str, Any]:
+        """What is known of a prompt by its first choice."""
+        if self.prompt_logprobs is None:
+            return {}
+        told = zip(self.prompts[prompt][1:], choices[prompt * self.n].prompt_logprobs, strict=True)
+        return {"prompt_logprobs": [None, *(self._by_id(token, logprobs) for token, logprobs in told)]}
+
+    def _by_id(self, token: int, logprobs: TokenLogprobs) -> dict[str, Any]:
+        """The token that is there, then the most likely ones."""
+        ranked = {token: (logprobs.chosen, logprobs.rank)}
+        top = logprobs.top[: self.prompt_logprobs]
+        ranked |= {id: (logprob, rank) for rank, (id, logprob) in enumerate(top, 1)}
+        return {
+            str(id): {"logprob": finite(logprob), "rank": rank, "decoded_token": self._decoded(id)}
+            for id, (logprob, rank) in ranked.items()
+        }
 
 
 class ChatFormat(_Format):
@@ -79,7 +101,8 @@ class ChatFormat(_Format):
         return self._chunk(choice)
 
     def body(self, choices: list[Whole], usage: Usage) -> dict[str, Any]:
-        return self._body([self._choice(choice) for choice in choices], usage) | self._prompt_token_ids()
+        body = self._body([self._choice(choice) for choice in choices], usage)
+        return body | self._prompt_token_ids() | self._of_prompt(choices, 0)
 
     def _choice(self, choice: Whole) -> dict[str, Any]:
         return {
@@ -95,7 +118,7 @@ class ChatFormat(_Format):
         return {"prompt_token_ids": self.prompts[0]} if self.return_token_ids else {}
 
     def _logprobs(self, tokens: list[Token]) -> dict[str, Any] | None:
-        if not self.logprobs:
+        if self.logprobs is None:
             return None
         content = [self._token(token.id, token.logprobs) for token in tokens if token.logprobs is not None]
         return {"content": content, "refusal": None}
@@ -109,11 +132,14 @@ class ChatFormat(_Format):
         return {"token": self._token_text(token), "logprob": finite(logprob), "bytes": own_bytes}
 
 
+@dataclass(kw_only=True)
 class CompletionFormat(_Format):
     """`text_completion`, the same object in a stream and whole."""
 
     KIND = CHUNK_KIND = "text_completion"
     ID_PREFIX = "cmpl"
+
+    echo: bool  # a whole answer begins with its prompt
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -132,34 +158,53 @@ class CompletionFormat(_Format):
         return self._chunk(choice)
 
     def body(self, choices: list[Whole], usage: Usage) -> dict[str, Any]:
-        return self._body([self._choice(choice) | self._prompt_token_ids(choice.index) for choice in choices], usage)
+        prompts = [self._of_prompt(choices, index) for index in range(len(self.prompts))]
+        echoes = [self._echoed(choices, index) for index in range(len(self.prompts))] if self.echo else []
+        told = []
+        for choice in choices:
+            prompt = choice.index // self.n
+            told.append(self._choice(choice) | self._prompt_token_ids(choice.index) | prompts[prompt])
+            if self.echo:
+                told[-1] |= self._with_prompt(*echoes[prompt], choice)
+        return self._body(told, usage)
 
     def _choice(self, choice: Whole) -> dict[str, Any]:
         return {
             "index": choice.index,
             "text": choice.text,
-            "logprobs": self._logprobs(choice.tokens) if self.logprobs else None,
+            "logprobs": self._logprobs(choice.tokens),
             "finish_reason": choice.finish and choice.finish.value,
             "stop_reason": choice.stop_reason,
             **self._token_ids(choice.tokens),
         }
 
+    def _echoed(self, choices: list[Whole], prompt: int) -> tuple[str, list[Token]]:
+        """A prompt's text and tokens; of the first token nothing is known."""
+        ids = self.prompts[prompt]
+        logprobs = [None, *choices[prompt * self.n].prompt_logprobs]
+        return text_and_tokens(self.tokenizer, ids, [None] * len(ids) if self.logprobs is None else logprobs)
+
+    def _with_prompt(self, text: str, tokens: list[Token], choice: Whole) -> dict[str, Any]:
+        answer = [replace(token, offset=len(text) + token.offset) for token in choice.tokens]
+        return {"text": text + choice.text, "logprobs": self._logprobs(tokens + answer)}
+
     def _prompt_token_ids(self, index: int) -> dict[str, Any]:
         return {"prompt_token_ids": self.prompts[index // self.n]} if self.return_token_ids else {}
 
-    def _logprobs(self, tokens: list[Token]) -> dict[str, Any]:
-        known = [(token, token.logprobs) for token in tokens if token.logprobs is not None]
+    def _logprobs(self, tokens: list[Token]) -> dict[str, Any] | None:
+        if self.logprobs is None:
+            return None
         return {
-            "text_offset": [token.offset for token, _ in known],
-            "token_logprobs": [finite(logprobs.chosen) for _, logprobs in known],
-            "tokens": [self._token_text(token.id) for token, _ in known],
-            "top_logprobs": [self._top(token.id, logprobs) for token, logprobs in known],
+            "text_offset": [token.offset for token in tokens],
+            "token_logprobs": [token.logprobs and finite(token.logprobs.chosen) for token in tokens],
+            "tokens": [self._token_text(token.id) for token in tokens],
+            "top_logprobs": [token.logprobs and self._top(token.id, token.logprobs) for token in tokens],
         }
 
     def _top(self, chosen: int, logprobs: TokenLogprobs) -> dict[str, float]:
         """By text, most likely first; the chosen token is always among them."""
         top: dict[str, float] = {}
-        for id, logprob in (*logprobs.top, (chosen, logprobs.chosen)):
+        for id, logprob in (*logprobs.top[: self.logprobs], (chosen, logprobs.chosen)):
             top.setdefault(self._token_text(id), finite(logprob))
         return top
 

@@ -60,7 +60,6 @@ ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
     "logits_processors": ([],),
     "min_p": (0,),
     "priority": (0,),
-    "prompt_logprobs": (),
     "repetition_penalty": (1,),
     "return_tokens_as_token_ids": (False,),
     "skip_special_tokens": (True,),
@@ -266,6 +265,7 @@ class GenerationBody(BaseModel):
     ignore_eos: bool | None = None
     stop_token_ids: Annotated[list[int], BeforeValidator(_stop_token_ids)] = []
     return_token_ids: bool | None = None
+    prompt_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
 
     @model_validator(mode="before")
     @classmethod
@@ -295,6 +295,14 @@ class GenerationBody(BaseModel):
             raise RequestError("stream_options is only possible with stream: true.", param="stream_options")
         return self
 
+    @model_validator(mode="after")
+    def _prompt_logprobs_come_whole(self) -> GenerationBody:
+        if self.prompt_logprobs is not None and self.stream:
+            raise RequestError(
+                "prompt_logprobs is not possible with stream: true; leave one of them out.", param="prompt_logprobs"
+            )
+        return self
+
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
@@ -305,6 +313,13 @@ class CompletionBody(GenerationBody):
     best_of: int | None = None
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     add_special_tokens: bool | None = None
+    echo: bool | None = None
+
+    @model_validator(mode="after")
+    def _echo_comes_whole(self) -> CompletionBody:
+        if self.echo and self.stream:
+            raise RequestError("echo is not possible with stream: true; leave one of them out.", param="echo")
+        return self
 
     @model_validator(mode="after")
     def _best_of_is_n(self) -> CompletionBody:

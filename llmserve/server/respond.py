@@ -6,19 +6,19 @@ for both, because both come from the same deltas.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from fastapi import Request, Response
-from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 
-from llmserve.request import Finish
+from llmserve.request import Finish, TokenLogprobs
 from llmserve.server.errors import answer
 from llmserve.server.generation import Delta, Generation, Token, Usage
-from llmserve.server.streaming import DONE, EventStreamResponse, event, until_disconnect
+from llmserve.server.streaming import DONE, EventStreamResponse, encode, event, until_disconnect
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +35,12 @@ class Whole:
     tokens: list[Token] = field(default_factory=list)
     finish: Finish | None = None
     stop_reason: str | int | None = None
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
 
     def add(self, delta: Delta) -> None:
         self.text += delta.text
         self.tokens += delta.tokens
+        self.prompt_logprobs += delta.prompt_logprobs
         self.finish = delta.finish or self.finish
         self.stop_reason = delta.stop_reason if delta.finish else self.stop_reason
 
@@ -68,7 +70,15 @@ async def respond(request: Request, generation: Generation, format: Format, *, s
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     finally:
         generation.close()
-    return JSONResponse(format.body(choices, generation.usage))
+    if generation.job.sampling.prompt_logprobs is None:
+        content = _whole(format, choices, generation.usage)
+    else:  # so many numbers that others would wait for their tokens
+        content = await asyncio.to_thread(_whole, format, choices, generation.usage)
+    return Response(content, media_type="application/json")
+
+
+def _whole(format: Format, choices: list[Whole], usage: Usage) -> bytes:
+    return encode(format.body(choices, usage))
 
 
 async def _collect(generation: Generation) -> list[Whole]:

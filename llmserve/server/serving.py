@@ -26,6 +26,9 @@ SPARE_CHARS = 1000
 
 MAX_CHOICES_PER_CALL = 1024
 
+MAX_PROMPT_LOGPROBS = 2**18
+"""Of one call: the answer then has about 20 MB."""
+
 
 @dataclass(frozen=True)
 class Serving:
@@ -93,6 +96,7 @@ class Serving:
         limit_param: str,
         default_limit: int | None,
         logprobs: int | None,
+        prompt_logprobs: int | None,
         continues_text: bool,
         stop_ids: frozenset[int] = frozenset(),
     ) -> Job:
@@ -109,6 +113,9 @@ class Serving:
             )
         for prompt in prompts:
             self._check_prompt(prompt, prompt_param)
+        if prompt_logprobs is not None:
+            told_by = "echo" if body.prompt_logprobs is None else "prompt_logprobs"
+            check_prompt_logprobs(sum(map(len, prompts)) * n, prompt_logprobs, told_by)
         if body.stop:
             self.need_tokenizer("stop")
         self._check_ids(body.stop_token_ids, "stop_token_ids")
@@ -123,6 +130,7 @@ class Serving:
             min_tokens=body.min_tokens or 0,
             stop_token_ids=eos | frozenset(body.stop_token_ids),
             logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
         )
         return Job(
             prompts=prompts,
@@ -200,3 +208,13 @@ def _naming(param: str) -> Iterator[None]:
         yield
     except RequestError as e:
         raise RequestError(f"{param} cannot be tokenised: {e}", param=param) from None
+
+
+def check_prompt_logprobs(tokens: int, count: int, param: str) -> None:
+    """`tokens`: of the prompts of all choices; `count`: alternatives of each."""
+    if tokens * (count + 1) > MAX_PROMPT_LOGPROBS:
+        raise RequestError(
+            f"{param} asks for {count + 1} log-probabilities of each of {tokens} prompt tokens, those of every choice "
+            f"counted; one call may have {MAX_PROMPT_LOGPROBS} of them. Ask for fewer, or send several calls.",
+            param=param,
+        )

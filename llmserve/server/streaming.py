@@ -22,11 +22,11 @@ PING = b": ping\n\n"
 DONE = b"data: [DONE]\n\n"
 
 T = TypeVar("T")
-_encode = msgspec.json.Encoder().encode
+encode = msgspec.json.Encoder().encode
 
 
 def event(data: dict[str, Any]) -> bytes:
-    return b"data: " + _encode(data) + b"\n\n"
+    return b"data: " + encode(data) + b"\n\n"
 
 
 class EventStreamResponse(Response):

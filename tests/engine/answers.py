@@ -11,7 +11,7 @@ import pytest
 
 from llmserve.config import EngineConfig
 from llmserve.engine.offline import OfflineEngine
-from llmserve.request import Finish, Request, SamplingParams, TokenEvent
+from llmserve.request import Finish, Request, SamplingParams, TokenEvent, TokenLogprobs
 from tests.tiny import SIZES
 
 REFERENCE_LOGPROBS = 1e-4
@@ -43,15 +43,21 @@ class Answer:
     logprobs: list[float] = field(default_factory=list)  # the chosen tokens', then the alternatives', token by token
     finish: Finish | None = None
     cached_tokens: int = 0
+    prompt: list[TokenLogprobs] = field(default_factory=list)
 
     def add(self, event: TokenEvent) -> None:
         assert self.finish is None, "an event after the final one"
         self.finish = event.finish
         self.cached_tokens += event.cached_tokens
+        self.prompt += event.prompt_logprobs
         if event.token is not None:
             self.tokens.append(event.token)
         if event.logprobs is not None:
-            self.logprobs += [event.logprobs.chosen, *(logprob for _, logprob in event.logprobs.top)]
+            self.logprobs += numbers(event.logprobs)
+
+
+def numbers(logprobs: TokenLogprobs) -> list[float]:
+    return [logprobs.chosen, *(logprob for _, logprob in logprobs.top)]
 
 
 def assert_same(ours: Answer, expected: Answer, built: Built) -> None:
@@ -59,8 +65,11 @@ def assert_same(ours: Answer, expected: Answer, built: Built) -> None:
     assert ours.finish == expected.finish
     if built.is_reference:
         assert ours.logprobs == pytest.approx(expected.logprobs, abs=REFERENCE_LOGPROBS)
+        prompts = [[n for logprobs in answer.prompt for n in numbers(logprobs)] for answer in (ours, expected)]
+        assert prompts[0] == pytest.approx(prompts[1], abs=REFERENCE_LOGPROBS)
     else:
         assert ours.logprobs == expected.logprobs  # to the last bit
+        assert ours.prompt == expected.prompt
 
 
 class Engine:
@@ -98,7 +107,7 @@ def alone(built: Built, requests: Iterable[Request]) -> dict[int, Answer]:
 
 
 def some_requests() -> list[Request]:
-    """Short and long, greedy and seeded in every way; two pairs and a triple share a prefix."""
+    """Short and long, greedy and seeded in every way; two pairs and a triple share a prefix; two tell of prompts."""
     rng = random.Random(0)
     prompts = [rng.choices(range(SIZES["vocab_size"]), k=length) for length in (1, 4, 17, 33, 47, 64)]
     prompts += [prompts[3] + [9, 8, 7], prompts[5][:40], [*prompts[5][:40], 1], prompts[2]]
@@ -109,4 +118,8 @@ def some_requests() -> list[Request]:
         SamplingParams(max_tokens=6, temperature=1.3, top_k=7, seed=13),
         SamplingParams(max_tokens=20, temperature=0, logprobs=5),
     ]
-    return [Request(i, tuple(p), replace(ways[i % 5], seed=ways[i % 5].seed + i)) for i, p in enumerate(prompts)]
+    told = {3: 3, 8: 0}
+    return [
+        Request(i, tuple(p), replace(ways[i % 5], seed=ways[i % 5].seed + i, prompt_logprobs=told.get(i)))
+        for i, p in enumerate(prompts)
+    ]

@@ -12,7 +12,7 @@ from llmserve.runtime.kv_cache import DEFAULT_TOTAL, KVPlan, plan_kv_cache
 
 MODEL = ModelConfig(
     family="llama", vocab_size=96, hidden_size=64, intermediate_size=128, num_layers=2, num_heads=4, num_kv_heads=2,
-    head_dim=16, max_position=128, norm_eps=1e-6, rope=Rope(theta=1e4), tie_embeddings=False,
+    head_dim=16, max_position=128, norm_eps=1e-6, rope=Rope(theta=1e4, dim=16), tie_embeddings=False,
     sliding_windows=(None, None),
 )  # fmt: skip
 TOKEN = 2 * 2 * 2 * 16 * 4  # bytes: keys and values, layers, KV heads, head size, float32

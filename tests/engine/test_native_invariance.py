@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -76,7 +77,20 @@ def test_cached_is_as_cold(
     for request in requests:
         answer = again[request.id + 100]
         assert_same(answer, expected[request.id], built)
-        assert answer.cached_tokens == (len(request.prompt) - 1) // block_size * block_size
+        cached = (len(request.prompt) - 1) // block_size * block_size
+        assert answer.cached_tokens == (cached if request.sampling.prompt_logprobs is None else 0)
+
+
+@pytest.mark.parametrize("limit", [0, 1, 6])
+def test_how_much_of_a_prompt_is_told_of_at_a_time_does_not_show(
+    built: Built, requests: list[Request], expected: dict[int, Answer], limit: int
+) -> None:
+    with patch("llmserve.engine.native.MAX_PROMPT_LOGITS", limit):
+        engine = Engine(built)
+    engine.run(requests)
+    check(engine, expected)
+    assert all(len(expected[i].prompt) == len(requests[i].prompt) - 1 for i in (3, 8))
+    assert engine.native.stats().steps >= len(requests[3].prompt) // (limit + 1)
 
 
 def test_preempted_is_as_undisturbed(

@@ -242,12 +242,12 @@ def test_a_token_that_is_given_is_told_of_and_not_chosen(sampler: Sampler) -> No
     logits = logits_of(*range(VOCAB))
     chosen = params(temperature=1.7, top_k=2, top_p=0.5, seed=3, min_tokens=5, stop_token_ids=frozenset(range(VOCAB)))
     chosen = replace(chosen, logprobs=1, prompt_logprobs=3)
-    sampled = sampler.sample(logits, [Want(chosen, 5, 0, given) for given in range(VOCAB)])
-    for given, (row, got) in enumerate(zip(logits.double().numpy(), sampled, strict=True)):
+    sampled = sampler.sample(logits, [Want(chosen, 5, 0, told) for told in range(VOCAB)])
+    for told, (row, got) in enumerate(zip(logits.double().numpy(), sampled, strict=True)):
         expected = np.log(np.exp(row) / np.exp(row).sum())
         order = np.argsort(-expected).tolist()
-        assert got.token == given
+        assert got.token == told
         assert got.logprobs is not None
-        assert got.logprobs.chosen == pytest.approx(expected[given], abs=1e-5)
-        assert [token for token, _ in got.logprobs.top] == order[:3]
-        assert got.logprobs.rank == 1 + order.index(given)
+        assert got.logprobs.chosen == pytest.approx(expected[told], abs=1e-5)
+        assert [other for other, _ in got.logprobs.top] == order[:3]
+        assert got.logprobs.rank == 1 + order.index(told)

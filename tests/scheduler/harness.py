@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from llmserve.request import Finish, Request, SamplingParams, TokenEvent
-from llmserve.scheduler import BlockPool, Sampled, Scheduler, StepPlan
+from llmserve.request import Finish, Request, SamplingParams, TokenEvent, TokenLogprobs
+from llmserve.scheduler import BlockPool, Sampled, Scheduler, Sequence, StepPlan
 
 from . import invariants
 from .fake_model import FakeModel, reference
@@ -17,8 +17,11 @@ def request(
     max_tokens: int = 8,
     stop: frozenset[int] = frozenset(),
     min_tokens: int = 0,
+    prompt_logprobs: int | None = None,
 ) -> Request:
-    sampling = SamplingParams(max_tokens=max_tokens, stop_token_ids=stop, min_tokens=min_tokens)
+    sampling = SamplingParams(
+        max_tokens=max_tokens, stop_token_ids=stop, min_tokens=min_tokens, prompt_logprobs=prompt_logprobs
+    )
     return Request(request_id, prompt, sampling)
 
 
@@ -41,6 +44,7 @@ class Answer:
     finish: Finish | None = None
     error: str | None = None
     cached_tokens: int | None = None  # of the first event
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
 
     def receive(self, event: TokenEvent) -> None:
         assert self.finish is None, "an event after the final one"
@@ -49,9 +53,11 @@ class Answer:
         else:
             assert event.cached_tokens == 0, "cached tokens are told once"
         if event.token is None:
-            assert event.finish is not None, "an event that says nothing"
+            assert event.finish is not None or event.prompt_logprobs, "an event that says nothing"
         else:
             self.tokens.append(event.token)
+        assert not (event.prompt_logprobs and self.tokens[:-1]), "the prompt is told of after its answer"
+        self.prompt_logprobs += event.prompt_logprobs
         assert (event.error is not None) == (event.finish is Finish.ERROR)
         self.finish, self.error = event.finish, event.error
 
@@ -67,6 +73,7 @@ class Engine:
         max_num_batched_tokens: int = 64,
         max_model_len: int = 64,
         prefix_caching: bool = True,
+        max_prompt_logits: int = 8,
     ) -> None:
         self.pool = BlockPool(num_blocks, block_size, prefix_caching)
         self.max_num_seqs = max_num_seqs
@@ -75,11 +82,13 @@ class Engine:
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
             max_model_len=max_model_len,
+            max_prompt_logits=max_prompt_logits,
         )
         self.model = FakeModel(num_blocks, block_size, max_num_seqs)
         self.arrivals: list[int] = []
         self.answers: dict[int, Answer] = {}
-        self.faults: dict[tuple[int, int], str] = {}  # (request id, tokens generated before) -> the sampler's error
+        # (request id, position in the answer; before 0: in the prompt, from its end) -> the sampler's error
+        self.faults: dict[tuple[int, int], str] = {}
         self.steps = 0
 
     def add(self, *requests: Request) -> None:
@@ -114,18 +123,22 @@ class Engine:
         tokens = self.model.execute(received)
         for seq in invariants.running(self.scheduler):
             assert self.model.table[seq.row] == seq.blocks, "the ranks' block table is another"
-        seqs = self.scheduler.to_sample(plan)
-        assert len(seqs) == len(tokens) == plan.num_logits
-        sampled = [
-            Sampled(token, error=self.faults.get((seq.request.id, seq.num_generated)))
-            for seq, token in zip(seqs, tokens, strict=True)
-        ]
+        wanted = self.scheduler.wanted(plan)
+        assert len(wanted) == len(tokens) == plan.num_logits
+        sampled = [self._sample(seq, position, token) for (seq, position), token in zip(wanted, tokens, strict=True)]
         events = self.scheduler.update(plan, sampled)
-        assert [event.request_id for event in events] == [seq.request.id for seq in seqs], "not one event a token"
+        who = list(dict.fromkeys(seq.request.id for seq, _ in wanted))
+        assert [event.request_id for event in events] == who, "not one event for each who got something"
         for event in events:
             self.answers[event.request_id].receive(event)
         self.check()
         return plan
+
+    def _sample(self, seq: Sequence, position: int, token: int) -> Sampled:
+        error = self.faults.get((seq.request.id, position - len(seq.request.prompt)))
+        if position == len(seq.tokens):
+            return Sampled(token, error=error)
+        return Sampled(seq.tokens[position], TokenLogprobs(float(token), (), 1), error)
 
     def run(self) -> dict[int, Answer]:
         """Until nothing is left to do."""
@@ -139,3 +152,4 @@ class Engine:
     def check(self) -> None:
         invariants.check_all(self.scheduler, self.max_num_seqs, self.arrivals)
         invariants.check_progress(self.scheduler)
+        invariants.check_scored(self.scheduler, {i: len(answer.prompt_logprobs) for i, answer in self.answers.items()})

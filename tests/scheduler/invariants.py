@@ -80,6 +80,8 @@ def check_plan(scheduler: Scheduler, plan: StepPlan) -> None:
     """A plan in flight: the budget, one chunk for every running sequence, and no write where others may read."""
     pool = scheduler.pool
     assert 0 < plan.num_tokens <= scheduler.max_num_batched_tokens, "the token budget"
+    extra = sum(max(0, chunk.logits - 1) for chunk in plan.chunks)
+    assert extra <= scheduler.max_prompt_logits, "logits beyond their budget"
     by_row = {seq.row: seq for seq in running(scheduler)}
     assert [chunk.row for chunk in plan.chunks] == list(by_row), "not one chunk for each running sequence, oldest first"
     for chunk in plan.chunks:
@@ -88,7 +90,7 @@ def check_plan(scheduler: Scheduler, plan: StepPlan) -> None:
         assert chunk.tokens, "a chunk without tokens"
         assert chunk.start == seq.computed, "does not start where the KV ends"
         assert list(chunk.tokens) == seq.tokens[chunk.start : end], "other tokens than the sequence's"
-        assert chunk.logits == (end == len(seq.tokens)), "a token is sampled exactly when the sequence caught up"
+        assert chunk.logits == max(0, end - max(chunk.start, seq.scored)), "logits of other positions than are wanted"
         assert seq.blocks[chunk.first_block :] == list(chunk.new_blocks), "blocks are not announced"
         for block in seq.blocks[chunk.start // pool.block_size : pool.blocks_for(end)]:
             assert pool._refs[block] == 1, "writes to a shared block"
@@ -102,3 +104,13 @@ def check_all(scheduler: Scheduler, max_num_seqs: int, arrivals: list[int]) -> N
     check_rows(scheduler, max_num_seqs)
     check_waiting(scheduler)
     check_order(scheduler, arrivals)
+
+
+def check_scored(scheduler: Scheduler, told: dict[int, int]) -> None:
+    """Between steps. `told`: of how many prompt tokens each request has been sent log-probabilities."""
+    for seq in (*running(scheduler), *waiting(scheduler)):
+        asked = seq.request.sampling.prompt_logprobs is not None
+        last = len(seq.request.prompt) - 1
+        assert seq.scored <= len(seq.tokens) - 1, "the last logits are used, and gave no token"
+        assert seq.num_generated == max(0, seq.scored - last), "logits are used up without a token"
+        assert told[seq.request.id] == (min(seq.scored, last) if asked else 0), "told of other prompt tokens"

@@ -173,7 +173,8 @@ def test_a_broken_state_is_noticed(damage: Callable[[Engine], None], complaint: 
         ({"tokens": ()}, "without tokens"),
         ({"start": 0}, "does not start"),
         ({"tokens": (99,)}, "other tokens"),
-        ({"logits": 0}, "caught up"),
+        ({"logits": 0}, "than are wanted"),
+        ({"logits": 10}, "beyond their budget"),
         ({"new_blocks": (17,)}, "announced"),
     ],
 )

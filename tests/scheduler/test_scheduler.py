@@ -87,9 +87,13 @@ def test_an_id_is_unique_while_it_lives() -> None:
     engine.scheduler.add(request(0, prompt(3)))
 
 
-@pytest.mark.parametrize("name", ["max_num_seqs", "max_num_batched_tokens", "max_model_len"])
-def test_limits_are_positive(name: str) -> None:
-    limits = {"max_num_seqs": 1, "max_num_batched_tokens": 1, "max_model_len": 1} | {name: 0}
+@pytest.mark.parametrize(
+    "name, least",
+    [("max_num_seqs", 1), ("max_num_batched_tokens", 1), ("max_model_len", 1), ("max_prompt_logits", 0)],
+)
+def test_limits_are_positive(name: str, least: int) -> None:
+    limits = {"max_num_seqs": 1, "max_num_batched_tokens": 1, "max_model_len": 1, "max_prompt_logits": 1}
+    limits[name] = least - 1
     with pytest.raises(ValueError, match=name):
         Scheduler(BlockPool(1, 1), **limits)
 
@@ -155,7 +159,7 @@ def test_requests_may_be_added_while_a_plan_is_in_flight() -> None:
     plan = engine.scheduler.schedule()
     assert plan is not None
     engine.add(request(1, prompt(3), max_tokens=1))
-    assert [seq.request.id for seq in engine.scheduler.to_sample(plan)] == [0]
+    assert [(seq.request.id, position) for seq, position in engine.scheduler.wanted(plan)] == [(0, 3)]
     assert engine.scheduler.update(plan, [Sampled(7)]) == [TokenEvent(0, 7, Finish.LENGTH)]
     assert waiting_ids(engine) == [1]
 
@@ -331,8 +335,14 @@ def test_a_stop_token_ends_it_and_is_told() -> None:
     assert (answers[2].tokens, answers[2].finish) == (tokens[: first + 1], Finish.STOP)
 
 
+def small(**limits: int) -> Scheduler:
+    """A scheduler alone, for four tokens a block and eight a step."""
+    defaults = {"max_num_seqs": 1, "max_num_batched_tokens": 8, "max_model_len": 20, "max_prompt_logits": 8}
+    return Scheduler(BlockPool(8, 4), **{**defaults, **limits})
+
+
 def test_min_tokens_counts_the_token_itself() -> None:
-    scheduler = Scheduler(BlockPool(8, 4), max_num_seqs=1, max_num_batched_tokens=8, max_model_len=20)
+    scheduler = small()
     scheduler.add(request(0, prompt(3), 5, frozenset({9}), min_tokens=2))
     finishes = []
     for _ in range(2):
@@ -343,11 +353,11 @@ def test_min_tokens_counts_the_token_itself() -> None:
 
 
 def test_log_probabilities_travel_with_their_token() -> None:
-    scheduler = Scheduler(BlockPool(8, 4), max_num_seqs=1, max_num_batched_tokens=8, max_model_len=20)
+    scheduler = small()
     scheduler.add(request(0, prompt(3), 5))
     plan = scheduler.schedule()
     assert plan is not None
-    logprobs = TokenLogprobs(-0.5, ((4, -0.5),))
+    logprobs = TokenLogprobs(-0.5, ((4, -0.5),), 1)
     assert scheduler.update(plan, [Sampled(4, logprobs)]) == [TokenEvent(0, 4, None, logprobs)]
 
 
@@ -425,7 +435,7 @@ def test_between_schedule_and_update_the_plan_is_in_flight() -> None:
     with pytest.raises(ValueError, match="wants 2 tokens, got 1"):
         engine.scheduler.update(plan, [Sampled(1)])
     assert len(engine.scheduler.update(plan, [Sampled(1), Sampled(2)])) == 2
-    for late in (engine.scheduler.to_sample, lambda plan: engine.scheduler.update(plan, [])):
+    for late in (engine.scheduler.wanted, lambda plan: engine.scheduler.update(plan, [])):
         with pytest.raises(RuntimeError, match="not the one in flight"):
             late(plan)
 
@@ -445,7 +455,9 @@ def test_a_plan_forgotten_by_abort_all_cannot_be_updated() -> None:
 
 def test_a_long_queue_costs_nothing() -> None:
     """Steps before, and aborts among, forty thousand requests: walking the queue each time would take far longer."""
-    scheduler = Scheduler(BlockPool(64, 16), max_num_seqs=1, max_num_batched_tokens=8, max_model_len=600)
+    scheduler = Scheduler(
+        BlockPool(64, 16), max_num_seqs=1, max_num_batched_tokens=8, max_model_len=600, max_prompt_logits=0
+    )
     count = 40_000
     start = time.process_time()
     for request_id in range(count):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from llmserve.errors import RequestError
 from llmserve.request import Finish, Request
 
-from .fake_model import VOCAB
+from .fake_model import VOCAB, foretold
 from .harness import Engine, expected, request
 
 
@@ -30,7 +30,8 @@ class Client:
     min_tokens: int
     stop: int  # a stop token, or VOCAB for none
     leaves: int | None  # aborted before this step
-    fault: int | None  # the sampler fails after this many tokens
+    fault: int | None  # the sampler fails at this token of the answer; before 0: of the prompt, from its end
+    prompt_logprobs: int | None
 
     def request(self, request_id: int) -> Request:
         prompt = [(self.family * 3 + i * i) % VOCAB for i in range(self.common)]
@@ -41,10 +42,13 @@ class Client:
             self.max_tokens,
             frozenset({self.stop} - {VOCAB}),
             min(self.min_tokens, self.max_tokens),
+            self.prompt_logprobs,
         )
 
 
 rarely = st.one_of(st.none(), st.none(), st.none(), st.integers(0, 40))
+faults = st.one_of(rarely, rarely, rarely, st.integers(-10, -1))
+sometimes = st.sampled_from([None, None, 0])
 clients = st.builds(
     Client,
     arrives=st.integers(0, 12),
@@ -55,7 +59,8 @@ clients = st.builds(
     min_tokens=st.integers(0, 8),
     stop=st.one_of(st.just(VOCAB), st.integers(0, VOCAB)),
     leaves=rarely,
-    fault=rarely,
+    fault=faults,
+    prompt_logprobs=sometimes,
 )
 
 
@@ -71,6 +76,7 @@ def engines(draw: st.DrawFn) -> Engine:
         max_num_batched_tokens=draw(st.one_of(st.integers(1, 8), st.integers(1, 64))),
         max_model_len=max_model_len,
         prefix_caching=draw(st.sampled_from([True, True, False])),
+        max_prompt_logits=draw(st.integers(0, 12)),
     )
 
 
@@ -93,17 +99,19 @@ hungry = st.builds(
     min_tokens=st.just(0),
     stop=st.just(VOCAB),
     leaves=rarely,
-    fault=rarely,
+    fault=faults,
+    prompt_logprobs=sometimes,
 )
 tiny_engines = st.builds(
-    lambda block_size, spare, rows, budget, caching: Engine(
-        -(-50 // block_size) + spare, block_size, rows, budget, 50, caching
+    lambda block_size, spare, rows, budget, caching, prompt_logits: Engine(
+        -(-50 // block_size) + spare, block_size, rows, budget, 50, caching, prompt_logits
     ),
     block_size=st.integers(1, 8),
     spare=st.integers(0, 4),
     rows=st.integers(3, 8),
     budget=st.integers(3, 40),
     caching=st.booleans(),
+    prompt_logits=st.integers(0, 12),
 )
 SLOW_MACHINES_ARE_FINE = [HealthCheck.too_slow]
 
@@ -150,25 +158,34 @@ def live(engine: Engine, crowd: list[Client]) -> None:
     for request_id, req in requests.items():
         answer, client = answers[request_id], crowd[request_id]
         tokens, finish = expected(req, engine.scheduler.max_model_len)
+        told = [int(logprobs.chosen) for logprobs in answer.prompt_logprobs]
+        asked = req.sampling.prompt_logprobs is not None
+        # Positions in the answer; those before 0 are looked at only where log-probabilities are asked for.
+        fault = client.fault if client.fault is not None and (client.fault >= 0 or asked) else len(tokens)
         if answer.finish is Finish.ABORT:
             assert client.leaves is not None
             assert answer.tokens == tokens[: len(answer.tokens)]
             assert len(answer.tokens) < len(tokens)
-        elif client.fault is not None and client.fault < len(tokens):
-            assert (answer.tokens, answer.finish) == (tokens[: client.fault], Finish.ERROR)
+        elif len(req.prompt) + fault > 0 and fault < len(tokens):
+            assert (answer.tokens, answer.finish) == (tokens[: max(0, fault)], Finish.ERROR)
         else:
             assert (answer.tokens, answer.finish) == (tokens, finish)
+        assert told == foretold(req.prompt)[: len(told)]
+        if not asked:
+            assert not told
+        elif answer.tokens:
+            assert len(told) == len(req.prompt) - 1, "a token before all of the prompt is told of"
         assert answer.cached_tokens is not None
         assert 0 <= answer.cached_tokens < len(req.prompt)
         assert answer.cached_tokens % engine.pool.block_size == 0
-        assert engine.pool.prefix_caching or answer.cached_tokens == 0
+        assert (engine.pool.prefix_caching and not asked) or answer.cached_tokens == 0
 
 
 WORKLOAD = [
     request(0, (1, 2, 3, 4, 5, 6, 7), 12),
     request(1, (8, 2, 9), 16),
     request(2, (1, 2, 3, 4, 5, 6), 13),
-    request(3, (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1, 2), 3),
+    request(3, (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1, 2), 3, prompt_logprobs=0),
     request(4, (5,), 18),
 ]
 

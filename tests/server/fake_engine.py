@@ -33,7 +33,7 @@ class FakeEngine:
     def __init__(self, endpoint: str, script: Script) -> None:
         self.script = script
         self.received: list[Any] = []  # every message, in order
-        self.running: dict[int, tuple[Request, int]] = {}  # request, tokens so far
+        self.running: dict[int, tuple[Request, int]] = {}  # request, tokens so far less pieces of its prompt
         self.allowance: int | None = None  # tokens each request may still get; None: all of them
         self._outbox: list[Any] = []
         self._deadline: float | None = None
@@ -82,7 +82,7 @@ class FakeEngine:
         self.received.append(message)
         match message:
             case Submit(request):
-                self.running[request.id] = (request, 0)
+                self.running[request.id] = (request, -len(pieces(request)))
             case Abort(request_id):
                 if self.running.pop(request_id, None):
                     socket.send(encode(Events([TokenEvent(request_id, None, Finish.ABORT)])))
@@ -96,7 +96,10 @@ class FakeEngine:
     def _step(self, socket: zmq.Socket[bytes]) -> None:
         events = []
         for id, (request, done) in list(self.running.items()):
-            events.append(self._token(request, done))
+            if done < 0:
+                events.append(TokenEvent(id, None, prompt_logprobs=pieces(request)[done]))
+            else:
+                events.append(self._token(request, done))
             if events[-1].finish:
                 del self.running[id]
             else:
@@ -118,8 +121,7 @@ class FakeEngine:
             finish = Finish.LENGTH
         logprobs = None
         if sampling.logprobs is not None:
-            chosen = -1.0 - token % 5
-            logprobs = TokenLogprobs(chosen, tuple((token + i, chosen - i) for i in range(sampling.logprobs)))
+            logprobs = made_up(token, sampling.logprobs)
         return TokenEvent(request.id, token, finish, logprobs, cached_tokens=4 if done == 0 else 0)
 
 
@@ -129,3 +131,15 @@ def wait_for(condition: Callable[[], Any], timeout: float = 5.0) -> Any:
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.002)
     return result
+
+
+def made_up(token: int, count: int, rank: int = 1) -> TokenLogprobs:
+    chosen, first = -1.0 - token % 5, token - rank + 1
+    return TokenLogprobs(chosen, tuple((first + i, chosen + rank - 1 - i) for i in range(count)), rank)
+
+
+def pieces(request: Request) -> list[tuple[TokenLogprobs, ...]]:
+    """What is told of a prompt, event by event, as by an engine that takes it in by chunks."""
+    count = request.sampling.prompt_logprobs
+    told = [] if count is None else [made_up(token, count, 1 + token % 3) for token in request.prompt[1:]]
+    return [tuple(told[i : i + 3]) for i in range(0, len(told), 3)]

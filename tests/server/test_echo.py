@@ -1,0 +1,73 @@
+"""`echo` of /v1/completions: the answer with its prompt before it, as one text and as one list of tokens."""
+
+from __future__ import annotations
+
+import pytest
+
+from .conftest import TEXT, TOKENIZER, Front, running_front
+from .fake_engine import made_up
+
+PROMPT = "Say 明月🌟:"
+IDS = TOKENIZER.encode(PROMPT, add_special_tokens=True)
+
+
+def test_the_text_begins_with_the_prompt(front: Front) -> None:
+    answer = front.complete(prompt=[PROMPT, "hi"], n=2, echo=True, max_tokens=9, return_token_ids=True)
+    plain = front.complete(prompt=[PROMPT, "hi"], n=2, max_tokens=9, return_token_ids=True)
+    assert answer["usage"] == plain["usage"]
+    for told, choice in zip(answer["choices"], plain["choices"], strict=True):
+        assert told == {**choice, "text": (PROMPT, "hi")[choice["index"] // 2] + choice["text"]}
+
+
+@pytest.mark.parametrize("count", (0, 1, 3))
+def test_its_tokens_are_told_of_like_the_answers(front: Front, count: int) -> None:
+    ask = {"prompt": IDS, "max_tokens": 5, "logprobs": count, "return_token_ids": True}
+    [plain] = front.complete(**ask)["choices"]
+    [choice] = front.complete(**ask, echo=True)["choices"]
+    assert choice["token_ids"] == plain["token_ids"]
+    assert choice["text"] == PROMPT + plain["text"]
+    told, answer = choice["logprobs"], plain["logprobs"]
+    assert told["tokens"] == [TOKENIZER.token_text(id) for id in IDS] + answer["tokens"]
+    expected = [made_up(id, count, 1 + id % 3) for id in IDS[1:]]
+    assert told["token_logprobs"] == [None, *(e.chosen for e in expected), *answer["token_logprobs"]]
+    for id, top, logprobs in zip(IDS[1:], told["top_logprobs"][1:], expected, strict=False):
+        known = [*logprobs.top, (id, logprobs.chosen)]
+        texts = [TOKENIZER.token_text(other) for other, _ in known]
+        assert list(top) == list(dict.fromkeys(texts))
+        for text, (_, logprob) in zip(texts, known, strict=True):
+            assert texts.count(text) > 1 or top[text] == logprob
+    assert told["top_logprobs"][0] is None
+    assert told["top_logprobs"][len(IDS) :] == answer["top_logprobs"]
+    assert told["text_offset"][len(IDS) :] == [len(PROMPT) + offset for offset in answer["text_offset"]]
+    for text, offset in zip(told["tokens"], told["text_offset"], strict=True):
+        assert "�" in text or choice["text"][offset:].startswith(text)
+
+
+def test_both_kinds_of_logprobs_have_their_own_number(front: Front) -> None:
+    [choice] = front.complete(prompt=IDS, echo=True, logprobs=1, prompt_logprobs=4, max_tokens=1)["choices"]
+    for id, entry, top in zip(
+        IDS[1:], choice["prompt_logprobs"][1:], choice["logprobs"]["top_logprobs"][1:], strict=False
+    ):
+        assert len({int(key) for key in entry} - {id}) in (3, 4)
+        assert len(top) <= 2
+    [choice] = front.complete(prompt=IDS, echo=True, logprobs=4, prompt_logprobs=0, max_tokens=1)["choices"]
+    assert [list(entry) for entry in choice["prompt_logprobs"][1:]] == [[str(id)] for id in IDS[1:]]
+
+
+def test_without_a_tokenizer_there_is_no_text(endpoint: str) -> None:
+    with running_front(endpoint, tokenizer=None, script=lambda request: [1]) as front:
+        [choice] = front.complete(prompt=[4, 2], echo=True, logprobs=0, max_tokens=1)["choices"]
+        assert choice["text"] == ""
+        assert choice["logprobs"]["tokens"] == ["token_id:4", "token_id:2", "token_id:1"]
+
+
+def test_a_stream_has_none(front: Front) -> None:
+    assert front.refused(echo=True, stream=True)["param"] == "echo"
+    assert front.refused(echo="yes")["param"] == "echo"
+    assert front.complete(echo=False)["choices"][0]["text"] == TEXT[:16][: len(front.complete()["choices"][0]["text"])]
+
+
+def test_too_much_of_it_is_refused(front: Front) -> None:
+    error = front.refused(prompt=[[1] * 190] * 128, echo=True, logprobs=20, max_tokens=1)
+    assert error["param"] == "echo"
+    assert not front.engine.received
