@@ -15,6 +15,7 @@ from llmserve.checkpoint.source import Checkpoint
 from llmserve.config import BuildConfig
 
 CLASSES = {
+    "gemma": "GemmaForCausalLM",
     "gemma2": "Gemma2ForCausalLM",
     "glm": "GlmForCausalLM",
     "glm4": "Glm4ForCausalLM",

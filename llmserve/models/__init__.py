@@ -22,6 +22,7 @@ ARCHITECTURES = {
     "ChatGLMModel": "chatglm",
     "GPT2LMHeadModel": "gpt2",
     "Gemma2ForCausalLM": "gemma2",
+    "GemmaForCausalLM": "gemma",
     "Glm4ForCausalLM": "glm4",
     "GlmForCausalLM": "glm",
     "LlamaForCausalLM": "llama",

@@ -58,6 +58,7 @@ CASES: dict[str, dict[str, Any]] = {
     "qwen3, windows from layer 1": {
         "family": "qwen3", "head_dim": 16, "use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1
     },
+    "gemma": {"family": "gemma", "head_dim": 16, "tie": True},
     "gemma2, windows in every other layer": {
         "family": "gemma2", "head_dim": 16, "sliding_window": 7, "tie": True, "query_pre_attn_scalar": 24
     },
@@ -151,6 +152,19 @@ def test_longrope(tmp_path: Path, original: int, given: dict[str, float]) -> Non
         **given,
     }
     config = {"rope_theta": 5000.0, "rope_scaling": scaling, "original_max_position_embeddings": original}
+    check(tiny_checkpoint(tmp_path / "checkpoint", "phi3", **config), tmp_path)
+
+
+def test_longrope_of_a_part_of_each_head(tmp_path: Path) -> None:
+    """Its factor grows what turns, and leaves alone what does not."""
+    scaling = {
+        "rope_type": "longrope",
+        "short_factor": [1.0, 1.5, 2.0, 3.0],
+        "long_factor": [2.0, 3.0, 4.0, 5.0],
+        "original_max_position_embeddings": 32,
+        "attention_factor": 1.3,
+    }
+    config = {"rope_scaling": scaling, "original_max_position_embeddings": 32, "partial_rotary_factor": 0.5}
     check(tiny_checkpoint(tmp_path / "checkpoint", "phi3", **config), tmp_path)
 
 
