@@ -44,7 +44,7 @@ class Rotation:
     """How far pair i of a head turns per position. A sequence turns by one of several sets, which its plan names."""
 
     inverse_frequencies: Tensor  # [sets, D/2] fp32; 0: a pair that does not turn
-    factor: float  # of cosine and sine
+    factor: float  # of cosine and sine, of pairs that turn
     logn_from: int  # queries of positions p from here on grow by log(p + 1) / log(logn_from) (Qwen v1); 0: none do
 
 

@@ -110,7 +110,8 @@ class ReferenceOps:
         growth = torch.ones_like(batch.positions, dtype=torch.float32)
         if rotation.logn_from:
             growth = ((batch.positions + 1).double().log() / math.log(rotation.logn_from)).clamp(min=1).float()
-        return Angles(angles.cos() * rotation.factor, angles.sin() * rotation.factor, growth)
+        factor = torch.where(turns == 0, 1.0, rotation.factor)
+        return Angles(angles.cos() * factor, angles.sin() * factor, growth)
 
     def attention(self, qkv: Tensor, heads: Heads, angles: Angles, cache: Tensor) -> Tensor:
         """cache: [2, blocks, block_size, kv_heads, D]."""

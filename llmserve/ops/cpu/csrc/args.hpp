@@ -79,7 +79,8 @@ struct EmbeddingArgs {
     Matrix positions;  // by row; the row of the token's position is added. Without data: nothing is
 };
 
-// factor · cos and sin of position · inverse frequency, [T, pairs] each, for the rotary embedding of all layers.
+// factor · cos and sin of position · inverse frequency, [T, pairs] each, for the rotary embedding of all layers. Pairs of
+// frequency 0 stay as they are, whatever the factor.
 struct AngleArgs {
     const float* inverse;  // [sets, pairs]; a token's set is the batch's to say
     int64_t pairs;

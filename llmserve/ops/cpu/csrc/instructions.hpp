@@ -31,9 +31,9 @@ struct Angles final : OfRows {
             const int32_t position = step.batch.positions[i], set = step.batch.variants[i];
             const float* inverse = args.inverse + set * args.pairs;
             for (int64_t j = 0; j < args.pairs; j++) {
-                const float angle = (float)position * inverse[j];
-                args.cos[i * args.pairs + j] = std::cos(angle) * args.factor;
-                args.sin[i * args.pairs + j] = std::sin(angle) * args.factor;
+                const float angle = (float)position * inverse[j], factor = inverse[j] != 0 ? args.factor : 1;
+                args.cos[i * args.pairs + j] = std::cos(angle) * factor;
+                args.sin[i * args.pairs + j] = std::sin(angle) * factor;
             }
             if (args.growth)
                 args.growth[i] = position < args.logn_from ? 1 : (float)(std::log(position + 1.0) / std::log((double)args.logn_from));
