@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.numerics.kernel_attention import Layer, Player, close, whole
-from tests.numerics.kernel_program import SEEDS, THREADS, every_set, generator, same_bits
+from tests.numerics.kernel_program import (
+    SEEDS,
+    THREADS,
+    SpanOf,
+    at,
+    every_set,
+    generator,
+    kernels,
+    padded_vector,
+    run_spans,
+    same_bits,
+)
 
 KINDS = ["f32", "bf16", "s8"]
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -143,9 +154,10 @@ def test_long_contexts(isa: str, kind: str, window: int) -> None:
 @every_set
 @every_kind
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_what_is_no_number_stays_none_and_with_its_own(isa: str, kind: str, bad: float) -> None:
+@pytest.mark.parametrize("softcap", [0.0, 30.0])
+def test_what_is_no_number_stays_none_and_with_its_own(isa: str, kind: str, bad: float, softcap: float) -> None:
     """A token whose projections are no numbers: it and what sees it come out as none, other sequences as ever."""
-    layer = Layer(kind, 2, 2, 32)
+    layer = Layer(kind, 2, 2, 32, softcap=softcap)
     x, y = layer.data(70, 1), layer.data(45, 3)
     clean = whole(layer, isa, x), whole(layer, isa, y)
     spoilt = x.clone()
@@ -159,3 +171,66 @@ def test_what_is_no_number_stays_none_and_with_its_own(isa: str, kind: str, bad:
     assert same_bits(third, clean[1][:2])
     (fourth,) = player.step([(1, 2, y[2:45], [1, 0, 2])])
     assert same_bits(fourth, clean[1][2:])
+
+
+@every_set
+@every_kind
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("softcap", [0.0, 30.0])
+def test_a_query_that_is_no_number_stays_none(isa: str, kind: str, bad: float, softcap: float) -> None:
+    """Though all the values that it weighs are numbers."""
+    layer = Layer(kind, 2, 2, 32, softcap=softcap)
+    x = layer.data(70, 1)
+    clean = whole(layer, isa, x)
+    spoilt = x.clone()
+    spoilt[20, : layer.heads * layer.dim] = bad
+    got = whole(layer, isa, spoilt)
+    assert not got[20].isfinite().any()
+    others = [i for i in range(70) if i != 20]
+    assert same_bits(got[others], clean[others])
+
+
+# ------------------------------------------------------------------------------------------------------------- rope
+
+
+def rope(
+    isa: str, threads: int, layer: Layer, spans: list[SpanOf], qkv: Tensor, growth: Tensor | None, seed: int
+) -> tuple[Tensor, Tensor]:
+    """qkv [T, width], growth [T] → (q [T, heads · D], all bytes of the cache)."""
+    tokens, block_size = len(qkv), 64
+    size = kernels.kv_block_bytes(layer.kind, block_size, layer.kv_heads, layer.dim)
+    memory = torch.zeros(len(spans) * size + 64, dtype=torch.uint8)
+    base = -at(memory) % 64
+    cache = kernels.kv_cache(layer.kind, at(memory) + base, size, block_size, layer.kv_heads, layer.dim)
+    angles = torch.rand(tokens, layer.dim // 2, generator=generator(seed))
+    cos, sin = angles.cos(), angles.sin()
+    norms = [None if w is None else padded_vector(w) for w in layer.norms]
+    q = torch.full((tokens, layer.heads * layer.dim), torch.nan)
+    run_spans(
+        isa, threads, spans, lambda p: p.rope(
+            cache=cache, heads=layer.heads, qkv=at(qkv), stride=layer.width, q_norm=at(norms[0]), k_norm=at(norms[1]),
+            eps=1e-6, cos=at(cos), sin=at(sin), q=at(q), growth=at(growth),
+        ),
+    )  # fmt: skip
+    return q, memory[base : len(memory) - 64 + base].clone()
+
+
+@every_set
+@every_kind
+@given(
+    st.integers(1, 3), st.integers(1, 2), st.sampled_from([16, 24, 50, 64]), st.booleans(),
+    st.lists(st.tuples(st.integers(0, 40), st.integers(1, 20)), min_size=1, max_size=3), THREADS, SEEDS,
+)  # fmt: skip
+@settings(max_examples=15, deadline=None)
+def test_growth_is_of_queries_alone(
+    isa: str, kind: str, group: int, kv_heads: int, dim: int, normed: bool, spans: list[tuple[int, int]],
+    threads: int, seed: int,
+) -> None:  # fmt: skip
+    layer = Layer(kind, group, kv_heads, dim, normed=normed)
+    steps = [SpanOf((0,) * length, start) for start, length in spans]
+    tokens = sum(length for _, length in spans)
+    qkv, growth = layer.data(tokens, seed), 1 + torch.rand(tokens, generator=generator(seed))
+    q, cache = rope(isa, 1, layer, steps, qkv, None, seed)
+    grown, same = rope(isa, threads, layer, steps, qkv, growth, seed)
+    assert same_bits(grown, q * growth[:, None])
+    assert same_bits(same, cache)

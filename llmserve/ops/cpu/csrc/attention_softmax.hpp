@@ -55,11 +55,12 @@ SIMD F visible(int64_t low, int64_t high) {
     return min(load(bound + 16 - low), load(bound + 32 - high));
 }
 
-// cap · tanh(x · scale), tanh from one exponential; it is ±1 in fp32 long before |10|.
+// cap · tanh(x · scale), tanh from one exponential; it is ±1 in fp32 long before |10|. Of what is no number it is none,
+// which min and max here, having it on their right, keep, and exp2 does not.
 SIMD F cap(F x, F scale, F most) {
-    F y = max(min(x * scale, splat(10.0f)), splat(-10.0f));
+    F y = max(splat(-10.0f), min(splat(10.0f), x * scale));
     F e = exp2(y * splat(-2 * kLog2e));
-    return most * ((splat(1.0f) - e) / (splat(1.0f) + e));
+    return fma(most, (splat(1.0f) - e) / (splat(1.0f) + e), y - y);
 }
 
 // A query as integers up to 127 · 256 = 256 · high + low, and what one of them is worth.

@@ -381,10 +381,12 @@ SIMD F gate(F x, F y) { return x / (splat(1.0f) + exp(min(splat(0.0f) - y, splat
 SIMD F silu(F x) { return gate(x, x); }
 // x · (1 + tanh(u)) / 2, which is the logistic function of 2u, with u = √(2/π) · (x + 0.044715 x³).
 SIMD F gelu(F x) { return gate(x, x * fma(x * x, splat(2 * 0.7978845608f * 0.044715f), splat(2 * 0.7978845608f))); }
-// From one exponential; ±1 in fp32 long before |10|.
+// From one exponential; ±1 in fp32 long before |10|. Of what is no number it is none, which min and max here, having it
+// on their right, keep, and exp does not.
 SIMD F tanh(F x) {
-    const F e = exp(max(min(x, splat(10.0f)), splat(-10.0f)) * splat(2.0f));
-    return (e - splat(1.0f)) / (e + splat(1.0f));
+    x = max(splat(-10.0f), min(splat(10.0f), x));
+    const F e = exp(x * splat(2.0f));
+    return (e - splat(1.0f)) / (e + splat(1.0f)) + (x - x);
 }
 
 // Into the core's own cache: the first level for what comes within a microsecond, the second for what comes later.
