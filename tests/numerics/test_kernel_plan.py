@@ -14,7 +14,7 @@ from torch import Tensor
 from llmserve.scheduler.plan import Chunk
 from tests.numerics.kernel_program import SETS, at, every_set, kernels, pool, words
 
-VOCAB, ROWS, COLUMNS, BLOCKS, BLOCK, TOKENS = 40, 3, 4, 6, 16, 50
+VOCAB, ROWS, COLUMNS, BLOCKS, BLOCK, TOKENS, VARIANTS = 40, 3, 4, 6, 16, 50, 2
 WIDTH, HEADS, DIM = 96, 1, 32
 
 
@@ -26,7 +26,7 @@ class Model:
         self.x, self.q, self.out = torch.zeros(TOKENS, WIDTH), torch.zeros(TOKENS, DIM), torch.zeros(TOKENS, DIM)
         self.last, self.weight = torch.zeros(TOKENS, DIM), torch.ones(DIM)
         self._angles = torch.zeros(2, TOKENS, DIM // 2)
-        self._inverse = torch.linspace(1, 0.1, DIM // 2)
+        self._inverse = torch.stack([torch.linspace(1 / (v + 1), 0.1, DIM // 2) for v in range(VARIANTS)])
         size = kernels.kv_block_bytes("f32", BLOCK, 1, DIM)
         self._memory = torch.zeros(BLOCKS * size + 64, dtype=torch.uint8)
         base = self._memory.data_ptr() + -self._memory.data_ptr() % 64
@@ -34,7 +34,7 @@ class Model:
         cos, sin = self._angles
         self.program = p = kernels.Program(
             pool(2), isa, max_tokens=TOKENS, rows=ROWS, columns=COLUMNS, num_blocks=BLOCKS, block_size=BLOCK,
-            vocab_size=VOCAB,
+            vocab_size=VOCAB, variants=VARIANTS,
         )  # fmt: skip
         p.embedding(
             table=kernels.matrix("f32", VOCAB, WIDTH, at(self.table)), by_row=True, first=0, count=VOCAB, size=WIDTH,
@@ -87,6 +87,8 @@ BAD: dict[str, tuple[list[Chunk], str]] = {
     "no tokens": ([NEXT._replace(tokens=(), logits=0)], "tokens"),
     "more tokens than a step has": ([OTHER._replace(tokens=(0,) * (TOKENS + 1), new_blocks=(0, 1, 2, 3))], "tokens"),
     "more tokens together": ([OTHER._replace(tokens=(0,) * 49, new_blocks=(0, 1, 2, 3)), PROMPT], "tokens"),
+    "rotation variant too large": ([OTHER, NEXT._replace(variant=VARIANTS)], "rotation variant"),
+    "rotation variant negative": ([NEXT._replace(variant=-1)], "rotation variant"),
     "more chunks than rows": ([OTHER] * (ROWS + 1), "chunks"),
 }
 
@@ -144,8 +146,42 @@ def test_a_plan_of_no_chunks_is_a_step_of_nothing(isa: str) -> None:
     assert len(attended) == len(last) == 0
 
 
+@every_set
+def test_a_sequence_turns_as_its_plan_says(isa: str) -> None:
+    both = Chunk(row=0, start=0, first_block=0, tokens=PROMPT.tokens, new_blocks=(5, 3), logits=1, variant=1)
+    plain, other = Model(isa).step(PROMPT), Model(isa).step(PROMPT._replace(variant=1))
+    assert equal((plain[0][:1], plain[1][:0]), (other[0][:1], other[1][:0]))  # at position 0 nothing turns
+    assert not (plain[0][1:] == other[0][1:]).all(1).any()
+    attended, last = Model(isa).step(PROMPT, both)
+    assert equal((attended, last), (torch.cat((plain[0], other[0])), torch.cat((plain[1], other[1]))))
+
+
+@every_set
+def test_positions_that_no_vector_was_learned_for_are_refused(isa: str) -> None:
+    """Although there are blocks for them."""
+    learned = 2 * BLOCK + 5
+    table, positions = torch.zeros(VOCAB, 32), torch.arange(learned).float()[:, None].expand(-1, 32).contiguous()
+    out = torch.full((TOKENS, 32), torch.nan)
+    program = kernels.Program(
+        pool(2), isa, max_tokens=TOKENS, rows=ROWS, columns=COLUMNS, num_blocks=BLOCKS, block_size=BLOCK,
+        vocab_size=VOCAB,
+    )  # fmt: skip
+    program.embedding(
+        table=kernels.matrix("f32", VOCAB, 32, at(table)), by_row=True, first=0, count=VOCAB, size=32, out=at(out),
+        cols=32, positions=kernels.matrix("f32", learned, 32, at(positions)),
+    )  # fmt: skip
+    blocks = (0, 1, 2)
+    for start, tokens in ((0, learned + 1), (learned - 1, 2), (learned, 1)):
+        with pytest.raises(ValueError, match=f"position|{learned}"):
+            program.begin(words(Chunk(0, start, 0, (0,) * tokens, blocks, 0)))
+    for start, tokens in ((0, learned), (learned - 1, 1)):
+        program.begin(words(Chunk(0, start, 0, (0,) * tokens, blocks, 0)))
+        assert not program.run()
+        assert torch.equal(out[:tokens], positions[start:])
+
+
 SMALL = st.integers(-2, 20)
-WORD = SMALL | st.integers(-(2**31), 2**31 - 1) | st.sampled_from([2**31 - 1, -(2**31), 2**30, VOCAB, BLOCKS, TOKENS])
+WORD = SMALL | st.integers(-(2**31), 2**31 - 1) | st.sampled_from([2**31 - 1, -(2**31), 2**30, VOCAB, BLOCKS])
 
 
 @st.composite
@@ -155,7 +191,8 @@ def spoilt_plans(draw: st.DrawFn) -> list[int]:
     for row in draw(st.permutations(range(ROWS)))[: draw(st.integers(1, ROWS))]:
         tokens, blocks = draw(st.lists(st.integers(0, 39), max_size=9)), draw(st.lists(st.integers(0, 5), max_size=4))
         start, first = draw(st.integers(0, 40)), draw(st.integers(0, 2))
-        chunks.append(Chunk(row, start, first, tuple(tokens), tuple(blocks), draw(st.integers(0, 2))))
+        logits, variant = draw(st.integers(0, 2)), draw(st.integers(0, VARIANTS))
+        chunks.append(Chunk(row, start, first, tuple(tokens), tuple(blocks), logits, variant))
     flat = words(*chunks).tolist()
     for _ in range(draw(st.integers(0, 2))):
         flat[draw(st.integers(0, len(flat) - 1))] = draw(WORD)

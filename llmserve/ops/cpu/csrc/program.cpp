@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <chrono>
 #include <new>
 #include <stdexcept>
@@ -41,6 +42,7 @@ Program::Program(std::shared_ptr<Pool> pool, const Kernels& kernels, const Limit
       kernels_(kernels),
       limits_(limits),
       team_(std::move(team)),
+      longest_((int64_t)limits.columns * limits.block_size),
       table_((size_t)limits.rows * limits.columns),
       filled_(limits.rows),
       shares_(pool_->size()) {
@@ -55,9 +57,12 @@ uint8_t* Program::buffer(size_t bytes, bool huge) {
     return memory;
 }
 
-void Program::embedding(const EmbeddingArgs& a) { instructions_.push_back(std::make_unique<Embedding>(a, kernels_)); }
+void Program::embedding(const EmbeddingArgs& a) {
+    if (a.positions.data) longest_ = std::min(longest_, a.positions.rows);
+    instructions_.push_back(std::make_unique<Embedding>(a, kernels_));
+}
 void Program::angles(const AngleArgs& a) { instructions_.push_back(std::make_unique<Angles>(a)); }
-void Program::norm(const NormArgs& a) { 
+void Program::norm(const NormArgs& a) {
     instructions_.push_back(std::make_unique<Norm>(a, kernels_, team_ ? team_->rank() : 0, team_ ? team_->size() : 1));
 }
 void Program::convert(const ConvertArgs& a) { instructions_.push_back(std::make_unique<Convert>(a, kernels_)); }
@@ -127,7 +132,6 @@ class Words {
 
 void Program::begin(const int32_t* data, size_t count) {
     Words words(data, count);
-    const int64_t longest = (int64_t)limits_.columns * limits_.block_size;
     auto& [tokens, positions, variants, logit_rows, spans] = spare_;
     tokens.clear(), positions.clear(), variants.clear(), logit_rows.clear(), spans.clear();
     struct NewBlocks {
@@ -138,7 +142,7 @@ void Program::begin(const int32_t* data, size_t count) {
     const int32_t chunks = words.number("number of chunks", (int64_t)limits_.rows + 1);
     for (int32_t c = 0; c < chunks; c++) {
         const int32_t row = words.number("row", limits_.rows);
-        const int32_t start = words.number("first position", longest);
+        const int32_t start = words.number("first position", longest_);
         const int32_t first_block = words.number("first new block", (int64_t)filled_[row] + 1);
         const int32_t logits = words.number("number of logits", (int64_t)limits_.max_tokens + 1);
         const int32_t variant = words.number("rotation variant", limits_.variants);
@@ -146,11 +150,12 @@ void Program::begin(const int32_t* data, size_t count) {
         const int32_t fresh = words.number("number of new blocks", (int64_t)limits_.columns - first_block + 1);
         const int64_t context = (int64_t)start + length;
         const int64_t known = fresh ? first_block + fresh : filled_[row];
-        if (length < 1 || logits > length || context > known * limits_.block_size)
+        if (length < 1 || logits > length || context > std::min(known * limits_.block_size, longest_))
             throw std::invalid_argument("the step plan's chunk for row " + std::to_string(row) + " has " +
                                         std::to_string(length) + " tokens from position " + std::to_string(start) +
                                         ", " + std::to_string(logits) + " logits and " + std::to_string(known) +
-                                        " blocks, which do not go together");
+                                        " blocks, which do not go together or go beyond " +
+                                        std::to_string(longest_) + " positions");
         const int32_t first = (int32_t)tokens.size();
         for (int32_t i = 0; i < length; i++) {
             tokens.push_back(words.number("token id", limits_.vocab_size));

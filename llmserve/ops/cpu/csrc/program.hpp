@@ -125,6 +125,7 @@ class Program {
     std::vector<std::unique_ptr<Instruction>> instructions_;
     std::vector<Plan> plans_;  // one for each kind of attention in the model
 
+    int64_t longest_;  // positions of a sequence, of which the block table and learned positions have no more
     std::vector<int32_t> table_, filled_;  // block table; entries known of each of its rows
     struct Taken {
         std::vector<int32_t> tokens, positions, variants, logit_rows;
