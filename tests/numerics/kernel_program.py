@@ -10,15 +10,26 @@ import atexit
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llmserve.ops.packed import DTYPES, Kind, PackedMatrix, from_panels, padded, per_row, plain_per_row, to_panels
+from llmserve.ops.packed import (
+    DTYPES,
+    PANEL,
+    Kind,
+    PackedMatrix,
+    from_panels,
+    padded,
+    per_row,
+    plain_per_row,
+    to_panels,
+)
 from llmserve.scheduler.plan import Chunk, StepPlan
 
 try:
@@ -34,7 +45,9 @@ GROUP = 32
 
 SEEDS = st.integers(0, 2**32 - 1)
 THREADS = st.sampled_from([1, 2, 3, 5])
+FORMS = ["s8", "bf16", "f32"]
 every_set = pytest.mark.parametrize("isa", SETS)
+every_form = pytest.mark.parametrize("form", FORMS)
 
 
 def generator(seed: int) -> torch.Generator:
@@ -80,12 +93,30 @@ def run(
 ) -> None:
     """One step of a program that `record` records: so many tokens (of id 0), or these, of one sequence."""
     ids = [0] * tokens if isinstance(tokens, int) else list(tokens)
+    run_spans(isa, threads, [SpanOf(tuple(ids), logits=logits)], record, vocab_size=vocab_size)
+
+
+class SpanOf(NamedTuple):
+    """What a sequence has in a step."""
+
+    tokens: tuple[int, ...]
+    start: int = 0
+    logits: int = 0
+    variant: int = 0
+
+
+def run_spans(
+    isa: str, threads: int, spans: Sequence[SpanOf], record: Callable[[Any], None], *, vocab_size: int = 1,
+    variants: int = 1,
+) -> None:  # fmt: skip
+    """One step of a program that `record` records, each span of a sequence of its own."""
     program = kernels.Program(
-        pool(threads), isa, max_tokens=len(ids), rows=1, columns=1, num_blocks=1, block_size=len(ids),
-        vocab_size=vocab_size,
+        pool(threads), isa, max_tokens=sum(len(s.tokens) for s in spans), rows=len(spans), columns=1,
+        num_blocks=len(spans), block_size=max(s.start + len(s.tokens) for s in spans), vocab_size=vocab_size,
+        variants=variants,
     )  # fmt: skip
     record(program)
-    program.begin(words(Chunk(0, 0, 0, tuple(ids), (0,), logits)))
+    program.begin(words(*(Chunk(i, s.start, 0, s.tokens, (i,), s.logits, s.variant) for i, s in enumerate(spans))))
     assert not program.run()
 
 
@@ -139,14 +170,32 @@ def inverse_scale(largest: Tensor) -> Tensor:
 
 def expected_rows(kind: str, x: Tensor) -> Rows:
     """x [T, width] fp32 in another form, by the definition in csrc/matrix.hpp."""
-    wide = torch.nn.functional.pad(x, (0, padded(x.shape[1]) - x.shape[1]))
+    wide = F.pad(x, (0, padded(x.shape[1]) - x.shape[1]))
     if kind != "s8":
         return Rows(kind, wide.to({"bf16": torch.bfloat16, "f32": torch.float32}[kind]))
     groups = wide.unflatten(1, (-1, GROUP))
     largest = groups.abs().amax(-1)
-    inverse = torch.where(largest > 0, inverse_scale(largest), 0)
+    inverse = torch.where(largest > 1e-36, inverse_scale(largest), 0)
     q = (groups * inverse[:, :, None]).round()
     return Rows(kind, q.flatten(1).to(torch.int8), largest / 127, (-8 * q.sum(-1)).to(torch.int32))
+
+
+def near(got: Rows, x: Tensor, size: Tensor, roundings: float) -> bool:
+    """x [T, width] fp64 in got's form, to so many roundings of fp32, each of `size` (and what the form loses)."""
+    wide, size = (F.pad(t, (0, got.data.shape[1] - t.shape[1])) for t in (x, size))
+    tolerance = roundings * 2**-24 * size
+    if got.kind == "bf16":
+        tolerance = tolerance + 2**-8 * wide.abs()
+    if got.kind == "s8":
+        assert got.scale is not None
+        assert got.sums is not None
+        assert torch.equal(got.sums, -8 * got.data.unflatten(1, (-1, GROUP)).sum(-1, dtype=torch.int32))
+        largest, slack = (t.unflatten(1, (-1, GROUP)).amax(-1, keepdim=True) for t in (wide.abs(), tolerance))
+        step = largest / 127
+        if not ((got.scale.double() - step[..., 0]).abs() <= (slack / 127 + 2**-22 * step)[..., 0] + 1e-38).all():
+            return False
+        tolerance = tolerance + (0.501 * step + slack).expand(-1, -1, GROUP).flatten(1)
+    return bool(((got.values() - wide).abs() <= tolerance + 1e-30).all())
 
 
 def random_activations(tokens: int, width: int, seed: int) -> Tensor:
@@ -191,7 +240,7 @@ ALL_WEIGHTS = [
 
 
 def random_matrix(how: Weights, rows: int, cols: int, seed: int) -> PackedMatrix:
-    """cols a multiple of the group, if there are groups."""
+    """cols, padded, a multiple of the group, if there are groups."""
     g = generator(seed)
     if how.kind == "u8":
         values = torch.randint(1, 256, (rows, cols), generator=g, dtype=torch.uint8)
@@ -199,7 +248,7 @@ def random_matrix(how: Weights, rows: int, cols: int, seed: int) -> PackedMatrix
         return PackedMatrix("u8", rows, cols, to_panels("u8", values), scale)
     if how.kind == "u4":
         values = torch.randint(0, 16, (rows, cols), generator=g, dtype=torch.uint8)
-        groups = (rows, cols // how.group)
+        groups = (rows, padded(cols) // how.group)
         zero = torch.randint(0, 16, groups, generator=g, dtype=torch.uint8) if how.zero_point else None
         return PackedMatrix(
             "u4", rows, cols, to_panels("u4", values), per_row(torch.rand(groups, generator=g).half() / 10),
@@ -218,19 +267,30 @@ def handle(packed: PackedMatrix) -> Any:
 
 def exact(packed: PackedMatrix) -> Tensor:
     """W, fp64."""
-    values = from_panels(packed.kind, packed.weight, packed.rows, packed.cols).double()
+    wide = from_panels(packed.kind, packed.weight, packed.rows, padded(packed.cols)).double()
+    values = wide[:, : packed.cols]
     if packed.scale is None:
         return values
     if packed.kind == "u8":
         return (values - 128) * packed.scale.flatten()[: packed.rows, None].double()
     zero = 8 if packed.zero is None else plain_per_row(packed.zero, packed.rows).double()[:, :, None]
     scale = plain_per_row(packed.scale, packed.rows).double()[:, :, None]
-    return ((values.unflatten(1, (-1, packed.group_size)) - zero) * scale).flatten(1)
+    return ((wide.unflatten(1, (-1, packed.group_size)) - zero) * scale).flatten(1)[:, : packed.cols]
+
+
+def panels_of(packed: PackedMatrix, first: int, count: int) -> PackedMatrix:
+    """Panels first … first + count - 1, in memory of their own."""
+
+    def part(values: Tensor) -> Tensor:
+        return values[first : first + count].clone()
+
+    scale, zero = (None if t is None else part(t) for t in (packed.scale, packed.zero))
+    return PackedMatrix(packed.kind, PANEL * count, packed.cols, part(packed.weight), scale, zero, packed.group_size)
 
 
 def padded_vector(values: Tensor) -> Tensor:
     """As a recorder passes biases and norms: zeros up to a multiple of 32."""
-    return torch.nn.functional.pad(values, (0, padded(len(values)) - len(values))).contiguous()
+    return F.pad(values, (0, padded(len(values)) - len(values))).contiguous()
 
 
 def convert(isa: str, threads: int, x: Tensor, kind: str) -> Rows:

@@ -1,6 +1,9 @@
-"""What kernels do to each row by itself: other forms, norms, the embedding, the gate of the feed-forward block."""
+"""What kernels do to each number: other forms, activations, gates of the feed-forward block, caps of logits."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,16 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llmserve.ops.packed import DTYPES, padded, to_panels
+from llmserve.ops.packed import to_panels
 from tests.numerics.kernel_program import (
     ALL_WEIGHTS,
-    GROUP,
+    FORMS,
     SEEDS,
+    SETS,
     THREADS,
     Rows,
     Weights,
     at,
     convert,
+    every_form,
     every_set,
     exact,
     expected_rows,
@@ -26,32 +31,13 @@ from tests.numerics.kernel_program import (
     handle,
     kernels,
     new_rows,
-    padded_vector,
     random_activations,
     random_matrix,
     run,
     same_bits,
 )
 
-FORMS = ["s8", "bf16", "f32"]
-every_form = pytest.mark.parametrize("form", FORMS)
 BAD = pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-
-
-def near(got: Rows, x: Tensor, roundings: float) -> bool:
-    """x [T, width] fp64 in got's form, to so many roundings of fp32 (and what the form itself loses)."""
-    wide = F.pad(x, (0, got.data.shape[1] - x.shape[1]))
-    tolerance = roundings * 2**-24 * wide.abs()
-    if got.kind == "bf16":
-        tolerance = tolerance + 2**-8 * wide.abs()
-    if got.kind == "s8":
-        assert got.scale is not None
-        assert got.sums is not None
-        groups = wide.unflatten(1, (-1, GROUP))
-        assert torch.equal(got.sums, -8 * got.data.unflatten(1, (-1, GROUP)).sum(-1, dtype=torch.int32))
-        torch.testing.assert_close(got.scale.double(), groups.abs().amax(-1) / 127, rtol=roundings * 2**-23, atol=1e-38)
-        tolerance = tolerance + (0.501 * groups.abs().amax(-1, keepdim=True) / 127).expand_as(groups).flatten(1)
-    return bool(((got.values() - wide).abs() <= tolerance + 1e-30).all())
 
 
 # --------------------------------------------------------------------------------------------------------- convert
@@ -85,125 +71,86 @@ def test_convert_keeps_what_is_no_number(isa: str, form: str, bad: float) -> Non
         assert same_bits(got.bits()[[0, 1, 2, 3, 5, 6, 7, 8]], clean.bits()[[0, 1, 2, 3, 5, 6, 7, 8]])
 
 
-# ------------------------------------------------------------------------------------------------------------ norms
+# ----------------------------------------------------------------------------------------------------- activations
 
 
-def norm(
-    isa: str, threads: int, terms: list[Tensor], residual: Tensor, weight: Tensor, eps: float, forms: list[str],
-    *, logits: int = 0, fresh: bool = False,
-) -> tuple[list[Rows], Tensor]:  # fmt: skip
-    """(the norm in each form, the residual after it). `logits`: only of the last so many rows."""
-    tokens, width = residual.shape
-    deltas = [F.pad(t, (0, padded(width) - width)).contiguous() for t in terms]
-    total = F.pad(residual, (0, padded(width) - width)).contiguous()
-    outs = [new_rows(form, logits or tokens, width) for form in forms]
-    scales = padded_vector(weight)
-
-    def record(p: object) -> None:
-        p.norm(  # type: ignore[attr-defined]
-            deltas=[at(d) for d in deltas], residual=at(total), weight=at(scales), size=width, eps=eps,
-            out=[out.handle for out in outs], gather=logits > 0, fresh=fresh,
-        )  # fmt: skip
-
-    run(isa, threads, tokens, record, logits=logits)
-    assert not total[total.isfinite().all(1), width:].any()
-    return outs, total[:, :width]
+def gelu_tanh(x: Tensor) -> Tensor:
+    """As (1 + tanh(u)) / 2 = sigmoid(2u), of which nothing is lost where it vanishes."""
+    right = x * (2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)).sigmoid()
+    assert ((right - F.gelu(x, approximate="tanh")).abs() <= 1e-15 * x.abs()).all()
+    return right
 
 
-@every_set
-@given(st.integers(1, 12), st.integers(1, 300), st.integers(0, 3), st.booleans(), st.data(), SEEDS)
-@settings(max_examples=50, deadline=None)
-def test_norm(isa: str, tokens: int, width: int, terms: int, fresh: bool, data: st.DataObject, seed: int) -> None:
-    g = generator(seed)
-    forms = data.draw(st.lists(st.sampled_from(FORMS), min_size=1, max_size=2))
-    logits, eps = data.draw(st.integers(0, tokens)), data.draw(st.sampled_from([1e-6, 1e-5, 0.1]))
-    deltas = [torch.randn(tokens, width, generator=g) for _ in range(max(terms, int(fresh)))]
-    residual, weight = torch.randn(tokens, width, generator=g), torch.randn(width, generator=g)
-    outs, after = norm(isa, 2, deltas, residual, weight, eps, forms, logits=logits, fresh=fresh)
-    total = torch.zeros_like(residual) if fresh else residual
-    for delta in deltas:
-        total = total + delta
-    assert same_bits(after, residual if logits else total)
-    wide = total[tokens - logits if logits else 0 :].double()
-    right = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight.double()
-    assert all(near(out, right, 16) for out in outs)
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu_tanh": gelu_tanh}
+every_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
+
+
+def close_activation(got: Tensor, x: Tensor, activation: str) -> bool:
+    """got [...] fp32 = act(x), x fp64: to a few roundings of the number that an exponential is taken of."""
+    right = ACTIVATIONS[activation](x)
+    exponent = x.abs() if activation == "silu" else 1.6 * (x.abs() + 0.045 * x.abs() ** 3)
+    return bool(((got - right).abs() <= 2**-22 * (2 + exponent) * right.abs() + 1e-34).all())
+
+
+def activated(isa: str, threads: int, x: Tensor, form: str, activation: str) -> Rows:
+    out = new_rows(form, *x.shape)
+    run(isa, threads, len(x), lambda p: p.convert(
+        source=at(x), stride=x.shape[1], size=x.shape[1], out=out.handle, activation=activation
+    ))  # fmt: skip
+    return out
 
 
 @every_set
-@every_form
-@given(st.integers(2, 40), st.integers(1, 300), THREADS, st.data(), SEEDS)
-@settings(max_examples=15, deadline=None)
-def test_a_norm_is_the_same_in_any_company(
-    isa: str, form: str, tokens: int, width: int, threads: int, data: st.DataObject, seed: int
+@every_activation
+@given(st.integers(1, 20), st.integers(1, 200), THREADS, st.data(), SEEDS)
+@settings(max_examples=25, deadline=None)
+def test_activations(
+    isa: str, activation: str, tokens: int, width: int, threads: int, data: st.DataObject, seed: int
 ) -> None:
-    g = generator(seed)
-    delta, residual = torch.randn(tokens, width, generator=g), torch.randn(tokens, width, generator=g)
-    weight = torch.randn(width, generator=g)
-    (together,), total = norm(isa, threads, [delta], residual, weight, 1e-6, [form])
+    x = random_activations(tokens, width, seed)
+    exact = activated(isa, threads, x, "f32", activation).data[:, :width].contiguous()
+    assert close_activation(exact, x.double(), activation)
+    for form in FORMS:  # padding and all
+        got = activated(isa, data.draw(THREADS), x, form, activation)
+        assert same_bits(got.bits(), expected_rows(form, exact).bits())
     some = torch.tensor(data.draw(st.lists(st.integers(0, tokens - 1), min_size=1, max_size=10)))
-    (apart,), sums = norm(isa, data.draw(THREADS), [delta[some]], residual[some], weight, 1e-6, [form])
-    assert same_bits(apart.bits(), together.bits()[some])
-    assert same_bits(sums, total[some])
-    (last,), _ = norm(isa, 1, [delta], residual, weight, 1e-6, [form], logits=1)
-    assert same_bits(last.bits(), together.bits()[-1:])
+    assert same_bits(activated(isa, 1, x[some], "f32", activation).data[:, :width], exact[some])
 
 
 @every_set
 @every_form
+@every_activation
 @BAD
-def test_a_norm_keeps_what_is_no_number(isa: str, form: str, bad: float) -> None:
-    delta, residual = random_activations(9, 100, 1), random_activations(9, 100, 2)
-    (clean,), _ = norm(isa, 2, [delta], residual, torch.ones(100), 1e-6, [form])
-    spoilt = delta.clone()
-    spoilt[4, 77] = bad
-    (got,), total = norm(isa, 2, [spoilt], residual, torch.ones(100), 1e-6, [form])
-    assert not total[4, 77].isfinite()
-    assert not got.values()[4].isfinite().all()
-    others = [0, 1, 2, 3, 5, 6, 7, 8]
-    assert same_bits(got.bits()[others], clean.bits()[others])
+def test_an_activation_keeps_what_is_no_number(isa: str, form: str, activation: str, bad: float) -> None:
+    x = random_activations(9, 100, 1)
+    clean = activated(isa, 1, x, form, activation)
+    for column in (0, 31, 63, 99):
+        spoilt = x.clone()
+        spoilt[4, column] = bad
+        got = activated(isa, 1, spoilt, form, activation)
+        # What vanishes may be -inf times 0.
+        assert bad < 0 or not got.values()[4, column].isfinite()
+        others = [0, 1, 2, 3, 5, 6, 7, 8]
+        assert same_bits(got.bits()[others], clean.bits()[others])
 
 
-# -------------------------------------------------------------------------------------------------------- embedding
-
-
-@every_set
-@pytest.mark.parametrize("kind", ["bf16", "f16", "f32"])
-@pytest.mark.parametrize("by_row", [True, False])
-@given(st.integers(1, 70), st.integers(1, 90), st.integers(0, 30), THREADS, st.data(), SEEDS)
-@settings(max_examples=15, deadline=None)
-def test_embedding(
-    isa: str, kind: str, by_row: bool, rows: int, width: int, first: int, threads: int, data: st.DataObject, seed: int
-) -> None:
-    """Exactly the table's rows; zeros for ids below and above those of this rank."""
-    vocab = first + rows + 20
-    ids = data.draw(st.lists(st.integers(0, vocab - 1), min_size=1, max_size=20))
-    values = torch.randn(rows, width, generator=generator(seed)).to(DTYPES[kind])  # type: ignore[index]
-    values[0, 0] = 0 if kind == "f32" else 6e-8  # subnormal in fp16
-    stored = values.contiguous() if by_row else to_panels(kind, values)  # type: ignore[arg-type]
-    shape = (rows, width) if by_row else (padded(rows), padded(width))
-    table = kernels.matrix(kind, *shape, at(stored))
-    out = torch.full((len(ids), padded(width)), 77.0)
-    run(
-        isa, threads, ids, lambda p: p.embedding(
-            table=table, by_row=by_row, first=first, count=rows, size=width, out=at(out), cols=padded(width)
-        ), vocab_size=vocab,
-    )  # fmt: skip
-    expected = torch.zeros_like(out)
-    for i, token in enumerate(ids):
-        if first <= token < first + rows:
-            expected[i, :width] = values[token - first].float()
-    assert torch.equal(out, expected)
+def test_an_activation_that_no_kernel_computes_is_refused() -> None:
+    with pytest.raises(ValueError, match="'relu'"):
+        activated(SETS[0], 1, torch.zeros(1, 32), "f32", "relu")
 
 
 # ------------------------------------------------------------------------------------------------------------ gates
 
 
 def gated(
-    isa: str, threads: int, x: Rows, how: Weights, inner: int, cols: int, bias: Tensor | None, seed: int, form: str
-) -> Rows:
+    isa: str, threads: int, x: Rows, how: Weights, inner: int, cols: int, bias: Tensor | None, seed: int, form: str,
+    activation: str = "silu",
+) -> Rows:  # fmt: skip
     w = random_matrix(how, 2 * inner, cols, seed)
     out = new_rows(form, len(x.data), inner)
-    run(isa, threads, len(x.data), lambda p: p.gated(x=x.handle, w=handle(w), bias=at(bias), y=out.handle))
+    run(isa, threads, len(x.data), lambda p: p.gated(
+        x=x.handle, w=handle(w), bias=at(bias), y=out.handle, activation=activation
+    ))  # fmt: skip
     return out
 
 
@@ -218,17 +165,19 @@ def test_gated(
     isa: str, how: Weights, tokens: int, panels: int, groups: int, biased: bool, data: st.DataObject, seed: int
 ) -> None:
     inner, cols, form = panels * 32, groups * 64, data.draw(st.sampled_from(how.forms))
+    activation = data.draw(st.sampled_from(list(ACTIVATIONS)))
     x = expected_rows(form, torch.randn(tokens, cols, generator=generator(seed)))
     bias = torch.randn(2 * inner, generator=generator(seed + 1)) if biased else None
     w = exact(random_matrix(how, 2 * inner, cols, seed))
     gate, up = (x.values() @ w.T + (0 if bias is None else bias.double())).chunk(2, dim=1)
     size = x.values().abs() @ w.abs().T + 1
-    got = gated(isa, 2, x, how, inner, cols, bias, seed, "f32").values()
-    # An error in gate or up of a millionth of what was summed, and a few roundings of silu.
-    error = 1e-6 * (size[:, :inner] * up.abs() * 1.1 + size[:, inner:] * gate.abs()) + 1e-6 * (F.silu(gate) * up).abs()
-    assert ((got - F.silu(gate) * up).abs() <= error + 1e-30).all()
+    got = gated(isa, 2, x, how, inner, cols, bias, seed, "f32", activation).values()
+    act = ACTIVATIONS[activation](gate)
+    # An error in gate or up of a millionth of what was summed, and a few roundings of the activation.
+    error = 1e-6 * (size[:, :inner] * up.abs() * 1.2 + size[:, inner:] * gate.abs()) + 1e-6 * (act * up).abs()
+    assert ((got - act * up).abs() <= error + 1e-30).all()
     for other in ("s8", "bf16"):
-        narrow = gated(isa, 3, x, how, inner, cols, bias, seed, other)
+        narrow = gated(isa, 3, x, how, inner, cols, bias, seed, other, activation)
         assert same_bits(narrow.bits(), expected_rows(other, got.float()).bits())
 
 
@@ -264,15 +213,64 @@ def test_a_gate_keeps_what_is_no_number(isa: str, how: Weights, bad: float) -> N
 
 
 @every_set
-def test_gates_of_any_size(isa: str) -> None:
-    """silu from where it vanishes to where it is its argument."""
-    gate = torch.cat((torch.linspace(-120, 120, 2001), torch.tensor([0.0, 1e-30, -1e-30, 1e4, -1e4, 1e30])))
+@every_activation
+def test_gates_of_any_size(isa: str, activation: str) -> None:
+    """An activation from where it vanishes to where it is its argument."""
+    gate = torch.cat((torch.linspace(-120, 120, 2001), torch.tensor([0.0, 1e-30, -1e-30, 1e4, -1e4, 1e18, 1e30])))
     x = F.pad(gate[:, None], (0, 31)).contiguous()
     x[:, 1] = 1
     w = torch.zeros(64, 32)
     w[:32, 0], w[32:, 1] = 1, 1  # gate: column 0, up: column 1
     out = new_rows("f32", len(x), 32)
     table = kernels.matrix("f32", 64, 32, at(packed := to_panels("f32", w)))
-    run(isa, 2, len(x), lambda p: p.gated(x=Rows("f32", x).handle, w=table, bias=0, y=out.handle))
+    run(isa, 2, len(x), lambda p: p.gated(
+        x=Rows("f32", x).handle, w=table, bias=0, y=out.handle, activation=activation
+    ))  # fmt: skip
     assert packed is not None
-    torch.testing.assert_close(out.data[:, 5].double(), F.silu(gate.double()), rtol=1e-6, atol=1e-34)
+    assert close_activation(out.data[:, 5], gate.double(), activation)
+
+
+# ------------------------------------------------------------------------------------------------- caps of logits
+
+
+def softcap(isa: str, threads: int, logits: Tensor, cap: float, more: int, tokens: int) -> Tensor:
+    """logits [R, cols], of the last R of so many tokens, capped; in rows that are so many columns longer."""
+    rows, cols = logits.shape
+    y = torch.full((rows * (cols + more) - more,), 55.0)
+    wide = torch.as_strided(y, (rows, cols), (cols + more, 1))
+    wide.copy_(logits)
+    run(isa, threads, tokens, lambda p: p.softcap(y=at(y), stride=cols + more, cols=cols, cap=cap), logits=rows)
+    if more and rows > 1:
+        assert (torch.as_strided(y, (rows - 1, more), (cols + more, 1), cols) == 55).all()
+    return wide.clone()
+
+
+@every_set
+@given(
+    st.integers(1, 5), st.integers(1, 9) | st.integers(255, 300), st.sampled_from([0, 3, 32]), st.integers(0, 3),
+    st.sampled_from([0.5, 30.0, 50.0]), st.sampled_from([1e-3, 1.0, 30.0, 1000.0]), THREADS, SEEDS,
+)  # fmt: skip
+@settings(max_examples=30, deadline=None)
+def test_softcap(
+    isa: str, rows: int, panels: int, more: int, others: int, cap: float, size: float, threads: int, seed: int
+) -> None:
+    """Within it, whatever the numbers; the same bits in any company and by any number of threads."""
+    x = size * torch.randn(rows, 32 * panels, generator=generator(seed))
+    got = softcap(isa, threads, x, cap, more, rows + others)
+    right = cap * torch.tanh(x.double() / cap)
+    assert ((got - right).abs() <= cap * 4e-7).all()
+    for i in range(rows):
+        assert same_bits(softcap(isa, 1, x[i : i + 1], cap, 0, 1)[0], got[i])
+
+
+@every_set
+def test_a_cap_keeps_what_is_no_number(isa: str) -> None:
+    x = torch.randn(3, 64, generator=generator(1))
+    clean = softcap(isa, 1, x, 30.0, 0, 3)
+    spoilt = x.clone()
+    spoilt[1, 5], spoilt[1, 40], spoilt[1, 41] = torch.nan, torch.inf, -torch.inf
+    got = softcap(isa, 1, spoilt, 30.0, 0, 3)
+    assert got[1, 5].isnan()
+    assert got[1, [40, 41]].tolist() == [30.0, -30.0]
+    clean[1, [5, 40, 41]] = got[1, [5, 40, 41]]
+    assert same_bits(got, clean)

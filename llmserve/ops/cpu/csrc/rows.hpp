@@ -12,13 +12,14 @@ namespace llmserve {
 namespace LLMSERVE_ISA {
 
 // 32 numbers → int8 with one scale, max|x| / 127, and -8 times their sum (see matrix.hpp). Magnitudes are compared as
-// integers, among which NaN is the largest: a number that is none makes the scale none, and is not lost.
+// integers, among which NaN is the largest: a number that is none makes the scale none, and is not lost. Of numbers so
+// small that the inverse of their scale is not finite, all become 0.
 SIMD void quantise_group(F a, F b, int8_t* q, float* scale, int32_t* sum) {
     const I magnitude = splat(0x7fffffff);
     const int32_t bits = reduce_max(max(as_int(a) & magnitude, as_int(b) & magnitude));
     float largest;
     std::memcpy(&largest, &bits, 4);
-    const F inverse = splat(largest > 0 ? 127.0f / largest : 0.0f);
+    const F inverse = splat(largest > 1e-36f ? 127.0f / largest : 0.0f);
     const I qa = to_int(a * inverse), qb = to_int(b * inverse);
     store_s8(q, qa);
     store_s8(q + 16, qb);
@@ -87,6 +88,12 @@ inline void combine_row(const CombineArgs& a, int64_t token) {
     }
 }
 
+// 1 in so many lanes from the first, 0 in the others.
+SIMD F first_lanes(int64_t count) {
+    static const float ones[32] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    return load(ones + 16 - (count < 16 ? count : 16));
+}
+
 inline void norm_row(const NormArgs& a, const Batch& batch, int64_t out_row) {
     const int64_t cols = a.x[0].cols, row = a.gather ? batch.logit_rows[out_row] : out_row;
     float* residual = a.residual + row * cols;
@@ -119,11 +126,11 @@ inline void norm_row(const NormArgs& a, const Batch& batch, int64_t out_row) {
     float spread = reduce_add(squares);
     if (a.bias) {
         F around = zero();
-        for (int64_t c = 0; c < cols; c += 16) {
-            const F v = value(c) - splat(mean);
+        for (int64_t c = 0; c < a.size; c += 16) {  // columns of padding hold zeros, which are no mean
+            const F v = (value(c) - splat(mean)) * first_lanes(a.size - c);
             around = fma(v, v, around);
         }
-        spread = reduce_add(around) - (float)(cols - a.size) * mean * mean;  // columns of padding hold zeros
+        spread = reduce_add(around);
     }
     const F factor = splat(1.0f / __builtin_sqrtf(spread / (float)a.size + a.eps));
     const auto scaled = [&](int64_t c) __attribute__((always_inline)) {
