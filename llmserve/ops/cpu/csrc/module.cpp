@@ -123,6 +123,13 @@ void check_operands(const Rows& x, const Matrix& w) {
                                std::to_string(w.cols)).c_str());
 }
 
+// w: of all experts one after the other, `rows` each.
+void check_experts(const Routes& routes, const Matrix& w, int64_t rows) {
+    if (w.rows != routes.experts * rows)
+        throw nb::value_error(("a matrix of " + std::to_string(w.rows) + " rows is not that of " +
+                               std::to_string(routes.experts) + " experts with " + std::to_string(rows) + " each").c_str());
+}
+
 KVKind kv_kind(const std::string& kind) {
     if (kind == "f32") return KVKind::f32;
     if (kind == "bf16") return KVKind::bf16;
@@ -201,15 +208,19 @@ void bind_program(nb::module_& m) {
         .def("choose", [](Program& p, std::shared_ptr<Routes> routes, uintptr_t outputs, int64_t stride, bool with_shared) {
             p.choose(std::move(routes), (const float*)outputs, stride, with_shared);
         }, nb::kw_only(), "routes"_a, "outputs"_a, "stride"_a, "with_shared"_a)
-        .def("gather", [](Program& p, Routes& routes, const Rows& x, const Rows& out) { p.gather({&routes, x, out}); },
-             nb::kw_only(), "routes"_a, "x"_a, "out"_a)
+        .def("gather", [](Program& p, Routes& routes, const Rows& x, const Rows& out) {
+            if (x.kind != out.kind || x.cols != out.cols) throw nb::value_error("rows are gathered in the form that they have");
+            p.gather({&routes, x, out});
+        }, nb::kw_only(), "routes"_a, "x"_a, "out"_a)
         .def("experts_gated", [](Program& p, Routes& routes, const Rows& x, const Matrix& w, const Rows& y,
                                  const std::string& act) {
             check_operands(x, w);
+            check_experts(routes, w, 2 * y.cols);
             p.experts_gated({&routes, x, w}, y, activation(act));
         }, nb::kw_only(), "routes"_a, "x"_a, "w"_a, "y"_a, "activation"_a)
         .def("experts_down", [](Program& p, Routes& routes, const Rows& x, const Matrix& w, uintptr_t y, int64_t stride) {
             check_operands(x, w);
+            check_experts(routes, w, stride);
             p.experts_down({&routes, x, w}, (float*)y, stride);
         }, nb::kw_only(), "routes"_a, "x"_a, "w"_a, "y"_a, "stride"_a)
         .def("combine", [](Program& p, const Routes& routes, uintptr_t given, uintptr_t shared, uintptr_t out, int64_t cols) {
