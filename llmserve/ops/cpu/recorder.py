@@ -265,7 +265,8 @@ class Recorder:
     def experts(
         self, x: Array, routed: Routed, gate_up: Weight, down: Weight, shared: Array | None, routing: Routing
     ) -> Array:
-        assert gate_up.packed is not None and down.packed is not None
+        assert gate_up.packed is not None
+        assert down.packed is not None
         routes, k = routed.routes, routing.per_token
         form, inner_form = self._form(gate_up.packed.kind), self._form(down.packed.kind)
         sorted_x, inner = Array(x.width, copies=k), Array(down.packed.cols, copies=k)
