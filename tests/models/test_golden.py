@@ -15,6 +15,7 @@ from tests.kernels import KERNELS
 from tests.models.golden import FAMILIES, Golden, greedy, logits
 from tests.mpi import mpirun
 from tests.shared import shared
+from tests.thread_ranks import run_ranks
 from tests.tiny import build
 
 TOLERANCE = 1e-4
@@ -70,6 +71,15 @@ def test_greedy_answers(engine: Path, golden: Golden, kernels: str) -> None:
 def test_logits_of_prompts_and_of_every_cached_step(engine: Path, golden: Golden, kernels: str) -> None:
     for ours, theirs in zip(logits(engine, golden, SoloComm(), kernels), golden.logits, strict=True):
         assert deviation(ours, theirs) < TOLERANCE
+
+
+def test_four_ranks(family: str, golden: Golden, engines: Path) -> None:
+    """Threads as ranks. There are fewer KV heads than ranks, so some hold the same."""
+    engine = build(shared(f"golden/{family}"), engines / f"{family}-tp4", tp_size=4)
+    rows = run_ranks(4, lambda comm: logits(engine, golden, comm))[0]
+    for ours, theirs, answer in zip(rows, golden.logits, golden.greedy, strict=True):
+        assert deviation(ours, theirs) < TOLERANCE
+        assert ours[-len(answer) - 1 : -1].argmax(dim=1).tolist() == answer
 
 
 def test_greedy_answers_of_two_ranks(two_ranks: Path, family: str, golden: Golden) -> None:
