@@ -59,6 +59,7 @@ def build_engine(
     """Raises CheckpointError or BuildError in one sentence, and then leaves nothing behind."""
     report = progress or (lambda phase, done, total: None)
     model = read_config(checkpoint.config)
+    _check_counts(checkpoint, model)
     given = _given(checkpoint)
     config = _for_given(config, given)
     dtype = config.dtype if config.dtype != "auto" else _checkpoint_dtype(checkpoint)
@@ -98,6 +99,18 @@ def build_engine(
         num_weights=sum(math.prod(checkpoint.shape(name)) for name in used),
         not_applied=generation.not_applied,
     )
+
+
+def _check_counts(checkpoint: Checkpoint, model: ModelConfig) -> None:
+    """Every layer and every expert is some tensor: what the file cannot hold is not to cost memory here."""
+    held = len(checkpoint.names())
+    experts = model.experts.count * sum(model.experts.layers) if model.experts else 0
+    if max(model.num_layers, experts) > held:
+        of = f" and {experts} experts" if experts else ""
+        raise CheckpointError(
+            f"config.json implies {model.num_layers} layers{of}, but the checkpoint holds {held} tensors; the "
+            "checkpoint and its config do not belong together."
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from llmserve.checkpoint.lora import merge
 from llmserve.checkpoint.source import Checkpoint
 from llmserve.config import BuildConfig
 from llmserve.errors import LlmserveError
+from tests.build.mutation import mutated
 from tests.build.test_lora import adapter
 from tests.checkpoint.int4_files import quantise_folder
 from tests.checkpoint.torch_files import save_bin, tensor, with_pickle
@@ -38,14 +39,6 @@ SECONDS = 60
 fuzz = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-
-numbers = st.integers(-2, 9) | st.sampled_from(
-    [0, -1, 2**31 - 1, 2**31, 2**63, 10**9, 10**30, 0.5, 1e308, float("nan")]
-)
-scalars = (
-    st.none() | st.booleans() | numbers | st.text(max_size=5) | st.sampled_from(["silu", "float16", "gptq", "model"])
-)
-values = st.recursive(scalars, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=4), v, max_size=3))
 
 
 @pytest.fixture(scope="module")
@@ -85,25 +78,6 @@ def check(folder: Path, target: Path, lora: Path | None = None) -> None:
 def copy(valid: Path, name: str, tmp_path: Path) -> Path:
     shutil.rmtree(tmp_path / name, ignore_errors=True)
     return Path(shutil.copytree(valid / name, tmp_path / name))
-
-
-def mutated(data: st.DataObject, value: Any) -> Any:
-    """A JSON value of which one part, somewhere, is another, missing or new."""
-    if isinstance(value, dict) and value and data.draw(st.integers(0, 9)):
-        key = data.draw(st.sampled_from(sorted(value)))
-        changed = dict(value)
-        kind = data.draw(st.integers(0, 5))
-        if kind == 0:
-            del changed[key]
-        elif kind == 1:
-            changed[data.draw(st.text(max_size=6))] = data.draw(values)
-        else:
-            changed[key] = mutated(data, value[key])
-        return changed
-    if isinstance(value, list) and value and data.draw(st.integers(0, 3)):
-        at = data.draw(st.integers(0, len(value) - 1))
-        return [*value[:at], mutated(data, value[at]), *value[at + 1 :]]
-    return data.draw(values)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +174,11 @@ def changed(**config: Any) -> Callable[[Path], None]:
     return lambda folder: edit_config(folder, **config)
 
 
+def mixture(**config: Any) -> Callable[[Path], None]:
+    experts = {"architectures": ["Qwen3MoeForCausalLM"], "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+    return changed(without=("layer_types",), **experts, **config)
+
+
 def bomb(folder: Path) -> None:
     import zipfile
 
@@ -234,7 +213,8 @@ def wide_header(folder: Path) -> None:
     [
         (changed(num_attention_heads=0), "num_attention_heads=0"),
         (changed(num_hidden_layers=10**9), "num_hidden_layers=1000000000"),
-        (changed(num_hidden_layers=10_000), "has no tensor model.layers."),
+        (changed(num_hidden_layers=10_000), "config.json implies 10000 layers, but the checkpoint holds 21 tensors"),
+        (mixture(num_hidden_layers=10_000, num_experts=4096), "implies 10000 layers and 40960000 experts, but"),
         (changed(vocab_size=2**31 - 1), "but config.json implies [2147483647, 64]"),
         (changed(hidden_size=10**30), "hidden_size=1000000000000000000000000000000"),
         (changed(intermediate_size=2**31 - 1), "but config.json implies"),
