@@ -12,6 +12,7 @@ from llmserve.errors import BuildError
 from llmserve.ops.packed import PackedMatrix, unpack
 from llmserve.ops.reference import ReferenceOps
 from llmserve.quant import GROUP_SIZES, Scheme, make_scheme
+from llmserve.quant.given_int4 import GivenInt4, join, joined_width
 from llmserve.quant.int4 import Int4
 from llmserve.quant.int8 import Int8
 from llmserve.quant.plain import Plain
@@ -167,3 +168,33 @@ def test_a_group_size_that_no_kernel_knows_is_refused() -> None:
 def test_columns_that_groups_do_not_divide_are_refused() -> None:
     with pytest.raises(BuildError, match=r"96 columns cannot be cut into int4 groups of 64\.$"):
         Int4(64).layout(8, 96)
+
+
+@given(st.integers(1, 70), st.sampled_from(GROUP_SIZES), st.booleans(), seeds)
+@few
+def test_int4_of_a_checkpoint_is_kept_to_the_last_bit(rows: int, group: int, zero_points: bool, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    q = torch.randint(0, 16, (rows, COLS), generator=generator, dtype=torch.uint8)
+    zero = torch.randint(0, 17, (rows, COLS // group), generator=generator, dtype=torch.uint8)
+    zero = zero if zero_points else torch.full_like(zero, 8)
+    scale = torch.randn(rows, COLS // group, generator=generator).half()
+    joined = join(q, zero, scale)
+    assert joined.shape == (rows, joined_width(COLS, group))
+    scheme = GivenInt4(group, zero_points)
+    stored = scheme.pack(joined)
+    assert {name: (tuple(t.shape), t.dtype) for name, t in stored.items()} == scheme.layout(rows, COLS)
+    at_run = make_scheme("int4", group, torch.float32, zero_points)
+    assert at_run.layout(rows, COLS) == scheme.layout(rows, COLS)
+    values = (q.unflatten(1, (-1, group)).float() - zero.float()[:, :, None]) * scale.float()[:, :, None]
+    assert torch.equal(unpack(at_run.matrix(stored, rows, COLS)), values.flatten(1))
+
+
+@pytest.mark.parametrize("group", GROUP_SIZES)
+def test_what_we_round_ourselves_is_the_same_with_zero_points(group: int) -> None:
+    weight = randn(40, COLS, seed=3)
+    assert torch.equal(stored_as(Int4(group, zero_points=True), weight), stored_as(Int4(group), weight))
+
+
+def test_a_checkpoints_groups_are_never_broken() -> None:
+    with pytest.raises(BuildError, match=r"48 columns cannot be cut into int4 groups of 32\.$"):
+        GivenInt4(32, zero_points=True).layout(8, 48)
