@@ -125,6 +125,9 @@ def build(
         Path | None, typer.Option(metavar="YAML", help="Settings by the same names, see build_configs/; flags win.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an engine that stands at the output.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare the engine's answers to some prompts with the checkpoint's own.")
+    ] = False,
 ) -> None:
     """Compile a checkpoint into an engine: sharded for tensor parallelism, quantised, verified."""
     import time
@@ -132,6 +135,8 @@ def build(
     from rich.console import Console
     from rich.table import Table
 
+    from llmserve.check.agreement import describe as describe_agreement
+    from llmserve.check.command import check as check_engine
     from llmserve.checkpoint.build import build_engine, describe
     from llmserve.checkpoint.find import open_checkpoint
     from llmserve.progress import ByteProgress
@@ -147,8 +152,10 @@ def build(
         source = open_checkpoint(str(DEMO) if checkpoint == "demo" else checkpoint, revision, lora)
         with ByteProgress() as progress:
             report = build_engine(source, output, build_config, force=force, progress=progress)
+            agreement = check_engine(source, output, progress) if check else None
     table = Table(title=f"built {output}", show_header=False, title_justify="left")
-    for row in (*describe(report), ("time", f"{time.monotonic() - started:.1f} s")):
+    checked = describe_agreement(agreement) if agreement else []
+    for row in (*describe(report), *checked, ("time", f"{time.monotonic() - started:.1f} s")):
         table.add_row(*row)
     Console(markup=False, emoji=False).print(table)  # a path may hold [brackets]
 
@@ -196,9 +203,12 @@ def run(
     server_config = _validated(
         ServerConfig,
         {
-            "host": host, "port": port, "served_model_name": served_model_name, "shutdown_timeout": shutdown_timeout,
+            "host": host,
+            "port": port,
+            "served_model_name": served_model_name,
+            "shutdown_timeout": shutdown_timeout,
             "chat_template": chat_template,
-        },  # fmt: skip
+        },
     )
     if launched_by_mpi():
         from llmserve.engine.under_mpirun import run_as_rank

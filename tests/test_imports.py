@@ -41,14 +41,16 @@ MAY_IMPORT = {
     # text
     "tokenizer": "config request errors",
     "server": "tokenizer engine.messages engine.endpoint engine.launch engine.group config request errors logs",
+    # judging a build
+    "check": "runtime models layers ops comm checkpoint checkpoint.build scheduler tokenizer config errors",
     # measuring
     "bench": "engine config request errors progress logs",
     # the command line
     "inspect": "checkpoint config errors",
     "doctor": "engine.launch runtime ops errors",
     "terminal": "server tokenizer engine.endpoint engine.group config request errors logs",
-    "cli": "server terminal bench inspect doctor engine engine.launch checkpoint checkpoint.build progress config "
-    "errors logs",
+    "cli": "server terminal bench inspect doctor engine engine.launch check checkpoint checkpoint.build progress "
+    "config errors logs",
     "__main__": "cli",
 }
 """Part → parts it may import. A part is a module or package of llmserve; `a.b` is not part of `a`."""
@@ -64,6 +66,7 @@ BESIDE_THE_STANDARD_LIBRARY = {
     "layers": "torch",
     "models": "torch pydantic",
     "runtime": "torch",
+    "check": "torch",
     "comm": "torch numpy mpi4py",
     "checkpoint": "torch safetensors huggingface_hub",
     "checkpoint.build": "",

@@ -65,7 +65,7 @@ def build_engine(
     dtype = config.dtype if config.dtype != "auto" else _checkpoint_dtype(checkpoint)
     group_size = _group_size(model, config, dtype, given)
     ranks = [_rank_model(model, config, group_size, dtype, rank, given) for rank in range(config.tp_size)]
-    checkpoint = _with_prefix(checkpoint, ranks[0])
+    checkpoint = with_prefix(checkpoint, ranks[0])
     used = _check_tensors(checkpoint, ranks)
     tokenizer = _load_tokenizer(checkpoint)
     eos = None if tokenizer is None else tokenizer.eos_token_id
@@ -224,7 +224,7 @@ def _what_fits(model: ModelConfig, config: BuildConfig, dtype: str, given: _Give
     return "use --quant int8" if fits(quant="int8", group_size=None) else "use --quant int8 and tp_size=1"
 
 
-def _with_prefix(checkpoint: Checkpoint, model: Decoder) -> Checkpoint:
+def with_prefix(checkpoint: Checkpoint, model: Decoder) -> Checkpoint:
     """Saved without its LM head, a model's names lack their first part (GPT-2's own checkpoint is such a one)."""
     table = model.embedding.table.pieces[0].source
     assert table is not None

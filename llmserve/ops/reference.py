@@ -28,6 +28,10 @@ class Matrix:
     scale: Tensor | None  # [N, groups]; None: q is W itself
     zero: Tensor | float
 
+    @property
+    def rows(self) -> int:
+        return self.q.shape[0]
+
     def dense(self, dtype: torch.dtype) -> Tensor:
         if self.scale is None:
             return self.q.to(dtype)
@@ -155,7 +159,7 @@ class ReferenceOps:
     ) -> Tensor:
         hidden = x.shape[1]
         out = torch.zeros_like(x)
-        inputs, outputs = (m.q.shape[0] // routing.experts for m in (gate_up, down))
+        inputs, outputs = (m.rows // routing.experts for m in (gate_up, down))
         for e in sorted(set(routes.chosen.flatten().tolist())):
             tokens, place = (routes.chosen == e).nonzero(as_tuple=True)
             inner = self.gated(x[tokens], gate_up.part(e * inputs, inputs), None, routing.activation)
