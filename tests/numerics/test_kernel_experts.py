@@ -139,6 +139,15 @@ def test_more_experts_a_token_than_there_are_is_refused(isa: str) -> None:
             route(isa, 1, Routing(4, k), torch.zeros(1, 4))
 
 
+@pytest.mark.parametrize("isa", SETS[:1])
+def test_routes_of_fewer_tokens_than_a_step_has_are_refused(isa: str) -> None:
+    outputs = torch.zeros(3, 4)
+    with pytest.raises(ValueError, match="routes of 2 tokens will not do for a step of 3"):
+        run(isa, 1, 3, lambda p: p.choose(
+            routes=Routing(4, 1).routes(2), outputs=at(outputs), stride=4, with_shared=False
+        ))  # fmt: skip
+
+
 # ------------------------------------------------------------------------------------------------------ the block
 
 

@@ -31,6 +31,7 @@ struct Routes {
           token(max_tokens * per_token),
           slot(max_tokens * per_token) {}
 
+    int64_t max_tokens() const { return (int64_t)shared.size(); }
     // Of one token, from the outputs of the router: the softmax's largest, of equals the first; with_shared: one output
     // more, the logit of the shared expert's weight.
     void choose(const float* outputs, int64_t t, bool with_shared);

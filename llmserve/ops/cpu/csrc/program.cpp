@@ -74,6 +74,9 @@ void Program::rope(const RopeArgs& a) { instructions_.push_back(std::make_unique
 
 void Program::softcap(const SoftcapArgs& a) { instructions_.push_back(std::make_unique<Softcap>(a, kernels_)); }
 void Program::choose(std::shared_ptr<Routes> routes, const float* outputs, int64_t stride, bool with_shared) {
+    if (routes->max_tokens() < limits_.max_tokens)
+        throw std::invalid_argument("routes of " + std::to_string(routes->max_tokens()) + " tokens will not do for a step of " +
+                                    std::to_string(limits_.max_tokens));
     instructions_.push_back(std::make_unique<Choose>(std::move(routes), outputs, stride, with_shared));
 }
 void Program::gather(const GatherArgs& a) { instructions_.push_back(std::make_unique<Gather>(a)); }
