@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmserve.errors import BuildError
+from llmserve.ops.cpu.packing import can_pack, pack_int4
 from llmserve.ops.packed import PANEL, PackedMatrix, padded, panel_shape, per_row, to_panels
 from llmserve.quant import Layout
 
@@ -44,16 +45,19 @@ class Int4:
         largest = float(weight.abs().max())
         if largest > torch.finfo(torch.float16).max:
             raise BuildError(f"weights as large as {largest:.3g} cannot be stored in int4; use --quant int8.")
+        if can_pack(weight):
+            packed, scales = pack_int4(weight, self._group, CLIPS)
+            return self._stored(packed, scales, torch.full((len(weight), scales.shape[1]), 8, dtype=torch.uint8))
         wide = F.pad(weight.float(), (0, padded(weight.shape[1]) - weight.shape[1]))
         groups = wide.unflatten(1, (-1, self._group))  # [n, groups, g]
         full = groups.abs().amax(dim=2) / 7
         best_q = torch.zeros_like(groups)
         best_scale = torch.zeros_like(full)
-        best_error = torch.full_like(full, torch.inf)
+        best_error = torch.full_like(full, torch.inf, dtype=torch.float64)
         for clip in CLIPS:
             scale = (full * clip).half().float()  # judged as it will be stored
             q = torch.round(groups / scale.where(scale > 0, 1)[:, :, None]).clamp_(-8, 7)
-            error = (q * scale[:, :, None] - groups).square_().sum(dim=2)
+            error = (q * scale[:, :, None] - groups).double().square_().sum(dim=2)
             better = error < best_error
             best_error = error.where(better, best_error)
             best_scale = scale.where(better, best_scale)
@@ -62,8 +66,12 @@ class Int4:
         return self._panels(q, best_scale.half(), torch.full_like(best_scale, 8, dtype=torch.uint8))
 
     def _panels(self, q: Tensor, scale: Tensor, zero: Tensor) -> dict[str, Tensor]:
+        return self._stored(to_panels("u4", q), per_row(scale), zero)
+
+    def _stored(self, panels: Tensor, scale: Tensor, zero: Tensor) -> dict[str, Tensor]:
+        """`zero`: of each row's groups."""
         zeros = {"zero": per_row(zero)} if self.zero_points else {}
-        return {"weight": to_panels("u4", q), "scale": per_row(scale), **zeros}
+        return {"weight": panels, "scale": scale, **zeros}
 
     def matrix(self, stored: Mapping[str, Tensor], rows: int, cols: int) -> PackedMatrix:
         zero = stored["zero"] if self.zero_points else None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from llmserve.errors import BuildError
+from llmserve.ops.cpu.packing import can_pack, pack_int8
 from llmserve.ops.packed import PANEL, PackedMatrix, panel_shape, per_row, to_panels
 from llmserve.quant import Layout
 
@@ -26,6 +27,9 @@ class Int8:
         return {"weight": (panels, torch.uint8), "scale": ((panels[0], PANEL), torch.float32)}
 
     def pack(self, weight: Tensor, cols: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        if can_pack(weight):
+            packed, scale = pack_int8(weight, cols or (0, weight.shape[1]))
+            return {"weight": packed, "scale": scale}
         wide = weight.float()
         scale = wide.abs().amax(dim=1) / 127
         if not scale.isfinite().all():  # a float64 beyond float32

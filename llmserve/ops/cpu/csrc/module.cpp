@@ -17,6 +17,7 @@
 namespace nb = nanobind;
 using namespace nb::literals;
 
+void bind_packing(nb::module_& m);
 void bind_team(nb::module_& m);
 
 namespace llmserve {
@@ -271,6 +272,7 @@ NB_MODULE(kernels, m) {
         return rate(pool, rounds, [&](int) { return f(steps); });
     }, "pool"_a, "instruction_set"_a, "kind"_a, "steps"_a = 5000000, "rounds"_a = 5, "Operations per second, two to a multiply-add.");
     bind_program(m);
+    bind_packing(m);
     bind_team(m);
     bind_sampling(m);
 }
