@@ -100,7 +100,7 @@ def checkpoint_logits(
     def read(count: int) -> None:
         nonlocal done
         done += count
-        progress(min(done, total), total)
+        progress(min(done, total - 1), total)  # rows of a tied table come twice
 
     for parameter in model.parameters():
         rows = Rows(parameter, checkpoint, read)
