@@ -5,6 +5,7 @@ Weights are pulled by the layer that needs them, as slices, so a build never hol
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from llmserve.errors import BuildError, EngineDirError
 from llmserve.ops import Ops, Weights
+from llmserve.ops.cpu.packing import largest_magnitude
 from llmserve.ops.packed import PANEL
 from llmserve.quant import Layout, Scheme
 from llmserve.quant.given_int4 import join, joined_width
@@ -160,7 +162,7 @@ class Parameter:
             band = source.rows(piece.source, *(self._read_cols or (0, self.in_features)), (first, last)).T
         else:
             band = self._rows(source, piece.source, first, last)
-        if not torch.isfinite(band).all():
+        if not math.isfinite(largest_magnitude(band)):
             raise BuildError(f"{piece.source} holds NaN or infinity; the checkpoint is damaged.")
         band = band[:: piece.step]
         return band if piece.change is None else piece.change(band)
@@ -189,7 +191,11 @@ class Matrix(Parameter):
     def _layout(self) -> Layout:
         assert self.width is not None
         group = self.scheme.group_size
-        if group and self.cols and (self.cols[0] % group or (self.cols[1] % group and self.cols[1] != self.in_features)):
+        if (
+            group
+            and self.cols
+            and (self.cols[0] % group or (self.cols[1] % group and self.cols[1] != self.in_features))
+        ):
             raise BuildError(f"{self.width} columns cannot be cut into int4 groups of {group}.")
         return self.scheme.layout(self.num_rows, self.width)
 

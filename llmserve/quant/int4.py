@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmserve.errors import BuildError
-from llmserve.ops.cpu.packing import can_pack, pack_int4
+from llmserve.ops.cpu.packing import can_pack, largest_magnitude, pack_int4
 from llmserve.ops.packed import PANEL, PackedMatrix, padded, panel_shape, per_row, to_panels
 from llmserve.quant import Layout
 
@@ -42,12 +42,12 @@ class Int4:
         return {"weight": (panels, torch.uint8), "scale": (groups, torch.float16), **zero}
 
     def pack(self, weight: Tensor, cols: tuple[int, int] | None = None) -> dict[str, Tensor]:
-        largest = float(weight.abs().max())
+        largest = largest_magnitude(weight)
         if largest > torch.finfo(torch.float16).max:
             raise BuildError(f"weights as large as {largest:.3g} cannot be stored in int4; use --quant int8.")
         if can_pack(weight):
             packed, scales = pack_int4(weight, self._group, CLIPS)
-            return self._stored(packed, scales, torch.full((len(weight), scales.shape[1]), 8, dtype=torch.uint8))
+            return self._stored(packed, scales, self._eights(len(weight), scales.shape[1]))
         wide = F.pad(weight.float(), (0, padded(weight.shape[1]) - weight.shape[1]))
         groups = wide.unflatten(1, (-1, self._group))  # [n, groups, g]
         full = groups.abs().amax(dim=2) / 7
@@ -63,14 +63,17 @@ class Int4:
             best_scale = scale.where(better, best_scale)
             best_q = q.where(better[:, :, None], best_q)
         q = (best_q + 8).to(torch.uint8).flatten(1)
-        return self._panels(q, best_scale.half(), torch.full_like(best_scale, 8, dtype=torch.uint8))
+        return self._panels(q, best_scale.half(), self._eights(*best_scale.shape))
 
-    def _panels(self, q: Tensor, scale: Tensor, zero: Tensor) -> dict[str, Tensor]:
+    def _eights(self, rows: int, groups: int) -> Tensor | None:
+        return torch.full((rows, groups), 8, dtype=torch.uint8) if self.zero_points else None
+
+    def _panels(self, q: Tensor, scale: Tensor, zero: Tensor | None) -> dict[str, Tensor]:
         return self._stored(to_panels("u4", q), per_row(scale), zero)
 
-    def _stored(self, panels: Tensor, scale: Tensor, zero: Tensor) -> dict[str, Tensor]:
-        """`zero`: of each row's groups."""
-        zeros = {"zero": per_row(zero)} if self.zero_points else {}
+    def _stored(self, panels: Tensor, scale: Tensor, zero: Tensor | None) -> dict[str, Tensor]:
+        """`zero`: of each row's groups, where they are stored."""
+        zeros = {"zero": per_row(zero)} if self.zero_points and zero is not None else {}
         return {"weight": panels, "scale": scale, **zeros}
 
     def matrix(self, stored: Mapping[str, Tensor], rows: int, cols: int) -> PackedMatrix:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from llmserve.errors import BuildError
+from llmserve.ops.cpu.packing import largest_magnitude
 from llmserve.ops.packed import DTYPES, PackedMatrix, panel_shape, to_panels
 from llmserve.quant import Layout
 
@@ -35,7 +37,7 @@ class Plain:
 def narrow(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """In the engine's dtype. BuildError where that cannot hold it."""
     stored = weight.to(dtype)
-    if not stored.isfinite().all():
+    if not math.isfinite(largest_magnitude(stored)):
         largest, name = float(weight.abs().max()), str(dtype).removeprefix("torch.")
         advice = "correct the checkpoint" if dtype == torch.float32 else "use --dtype float32"
         raise BuildError(f"weights as large as {largest:.3g} cannot be stored in {name}; {advice}.")

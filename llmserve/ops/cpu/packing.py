@@ -44,6 +44,22 @@ def pack_int4(rows: Tensor, group: int, clips: Sequence[float]) -> tuple[Tensor,
     return weight, scale
 
 
+def largest_magnitude(x: Tensor) -> float:
+    """Of all numbers in x; infinity or NaN, if there is one among them. 0 of none."""
+    if not x.numel():
+        return 0.0
+    if not can_pack(x):
+        return float(x.abs().max())
+    x = x.contiguous()
+    return load_kernels().largest_magnitude(
+        source=_SOURCES[x.dtype], data=x.data_ptr(), count=x.numel(), threads=_threads()
+    )
+
+
+def _threads() -> int:
+    return len(os.sched_getaffinity(0))
+
+
 def _pack(
     rows: Tensor, group: int, cols: tuple[int, int], clips: Sequence[float], weight: Tensor, scale: Tensor
 ) -> None:
@@ -51,5 +67,5 @@ def _pack(
     load_kernels().pack_rows(
         source=_SOURCES[rows.dtype], data=rows.data_ptr(), rows=len(rows), cols=rows.shape[1], group=group,
         first=cols[0], last=cols[1], clips=list(clips), weight=weight.data_ptr(), scale=scale.data_ptr(),
-        threads=len(os.sched_getaffinity(0)),
+        threads=_threads(),
     )  # fmt: skip

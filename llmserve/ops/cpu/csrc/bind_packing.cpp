@@ -9,13 +9,26 @@ namespace nb = nanobind;
 using namespace nb::literals;
 using namespace llmserve;
 
+namespace {
+
+SourceKind source_kind(const std::string& name) {
+    if (name == "f32") return SourceKind::f32;
+    if (name == "bf16") return SourceKind::bf16;
+    if (name == "f16") return SourceKind::f16;
+    throw nb::value_error(("rows of kind '" + name + "' cannot be packed").c_str());
+}
+
+}  // namespace
+
 void bind_packing(nb::module_& m) {
+    m.def("largest_magnitude", [](const std::string& source, uintptr_t data, int64_t count, int threads) {
+        const SourceKind kind = source_kind(source);
+        nb::gil_scoped_release release;
+        return largest_magnitude(kind, (const void*)data, count, threads);
+    }, nb::kw_only(), "source"_a, "data"_a, "count"_a, "threads"_a);
     m.def("pack_rows", [](const std::string& source, uintptr_t data, int64_t rows, int64_t cols, int64_t group, int64_t first,
                           int64_t last, std::vector<float> clips, uintptr_t weight, uintptr_t scale, int threads) {
-        SourceKind kind = SourceKind::f32;
-        if (source == "bf16") kind = SourceKind::bf16;
-        else if (source == "f16") kind = SourceKind::f16;
-        else if (source != "f32") throw nb::value_error(("rows of kind '" + source + "' cannot be packed").c_str());
+        const SourceKind kind = source_kind(source);
         const bool groups = group >= 0 && group % 32 == 0 && (!group || (cols + 31) / 32 * 32 % group == 0);
         if (!groups || first < 0 || last > cols || first >= last || (group && (first || last != cols)))
             throw nb::value_error("columns and groups of rows to be packed do not go together");

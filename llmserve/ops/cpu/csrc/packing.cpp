@@ -135,20 +135,55 @@ LLMSERVE_CLONES void pack_panel(const PackJob& job, int64_t panel, float* x, uin
     }
 }
 
+// Magnitudes compare as integers do, among which what is no number is the largest.
+LLMSERVE_CLONES uint32_t largest_bits(SourceKind source, const void* data, int64_t begin, int64_t end) {
+    uint32_t most = 0;
+    if (source == SourceKind::f32) {
+        const uint32_t* x = (const uint32_t*)data;
+        for (int64_t i = begin; i < end; i++) most = std::max(most, x[i] & 0x7fffffff);
+    } else {
+        const uint16_t* x = (const uint16_t*)data;
+        uint16_t half = 0;
+        for (int64_t i = begin; i < end; i++) half = std::max(half, (uint16_t)(x[i] & 0x7fff));
+        most = half;
+    }
+    return most;
+}
+
+// f(first, last) of all of [0, count), in pieces.
+template <class F> void share_out(int64_t count, int64_t piece, int threads, F f) {
+    std::atomic<int64_t> next{0};
+    const auto work = [&] {
+        for (int64_t i; (i = next.fetch_add(piece)) < count;) f(i, std::min(i + piece, count));
+    };
+    std::vector<std::thread> others;
+    for (int64_t t = 1; t < std::min<int64_t>(threads, count / piece); t++) others.emplace_back(work);
+    work();
+    for (std::thread& other : others) other.join();
+}
+
 }  // namespace
 
 void pack_rows(const PackJob& job, int threads) {
-    const int64_t panels = (job.rows + kPanel - 1) / kPanel;
-    std::atomic<int64_t> next{0};
-    const auto work = [&] {
+    share_out((job.rows + kPanel - 1) / kPanel, 4, threads, [&](int64_t first, int64_t last) {
         std::vector<float> x(job.cols + 128);
         std::vector<uint8_t> q(job.cols + 128);
-        for (int64_t p; (p = next.fetch_add(1)) < panels;) pack_panel(job, p, x.data(), q.data());
-    };
-    std::vector<std::thread> others;
-    for (int64_t t = 1; t < std::min<int64_t>(threads, panels); t++) others.emplace_back(work);
-    work();
-    for (std::thread& other : others) other.join();
+        for (int64_t p = first; p < last; p++) pack_panel(job, p, x.data(), q.data());
+    });
+}
+
+float largest_magnitude(SourceKind source, const void* data, int64_t count, int threads) {
+    std::atomic<uint32_t> most{0};
+    share_out(count, 1 << 18, threads, [&](int64_t first, int64_t last) {
+        const uint32_t here = largest_bits(source, data, first, last);
+        uint32_t seen = most.load();
+        while (seen < here && !most.compare_exchange_weak(seen, here)) {}
+    });
+    switch (source) {
+        case SourceKind::f32: return as_float(most);
+        case SourceKind::bf16: return as_float(most << 16);
+        default: return most >= 0x7c00 ? std::numeric_limits<float>::infinity() : from_half((uint16_t)most.load());
+    }
 }
 
 }  // namespace llmserve

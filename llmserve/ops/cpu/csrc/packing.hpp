@@ -23,4 +23,7 @@ struct PackJob {
 
 void pack_rows(const PackJob& job, int threads);
 
+// The largest magnitude among `count` numbers; infinity or not a number, if there is one among them.
+float largest_magnitude(SourceKind source, const void* data, int64_t count, int threads);
+
 }  // namespace llmserve
