@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -59,10 +60,14 @@ class Rank:
     def load(self, progress: BytesDone) -> Loaded:
         """Verify and load this rank's shard; returns when every rank has. EngineStartError where one could not."""
         # One after the other: ranks that load may talk to each other, so none may be missing by then.
+        started = time.monotonic()
         self._agree(lambda: self.directory.verify(self._files_to_verify(), progress))
+        verified = time.monotonic()
         self._agree_on_kernels()
         loaded = self._agree(lambda: load_runner(self.directory, self.config, self.comm, self.device, self.cores))
         self._runner = loaded.runner
+        if self.index == 0:
+            log.info("checksums took %.1f s, loading %.1f s", verified - started, time.monotonic() - verified)
         return loaded
 
     def _agree_on_kernels(self) -> None:
