@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from cpu_bench import prepare, prepare_llamacpp, prepare_openvino
 from cpu_bench.lines import Worker
 from cpu_bench.sections import Section
-from cpu_bench.shapes import FORMATS, SHAPES
+from cpu_bench.shapes import FORMATS, SHAPES, vocabulary
 from cpu_bench.subjects import PATIENCE, LlamaCppSubject, Subject, WorkerSubject
 from cpu_bench.workplace import Workplace
 
@@ -105,8 +105,8 @@ class Cast:
         self._built.add(engine)
         threads = max(1, self._options.threads // ranks)
         config = {"prefix_caching": False, "threads": threads, **self._options.run}
-        vocabulary = str(SHAPES[shape]["vocab_size"])
-        command = [sys.executable, "-m", "cpu_bench.ours", str(engine), vocabulary, json.dumps(config)]
+        size = str(vocabulary(SHAPES[shape]))
+        command = [sys.executable, "-m", "cpu_bench.ours", str(engine), size, json.dumps(config)]
         start = self._starter(ranks_command(ranks) + command, f"llmserve-{shape}-{format_name}-tp{ranks}")
         return WorkerSubject("llmserve", label, format_name, start)
 
@@ -124,7 +124,7 @@ class Cast:
             return None
         source = prepare.checkpoint(self._place, shape)
         model = prepare_openvino.export(self._place, self._openvino, shape, kind, source)
-        arguments = [str(model), str(SHAPES[shape]["vocab_size"]), str(self._options.threads)]
+        arguments = [str(model), str(vocabulary(SHAPES[shape])), str(self._options.threads)]
         command = [str(self._openvino.programs / "python"), "-m", "cpu_bench.openvino_worker", *arguments]
         start = self._starter(command, f"openvino-{shape}-{format_name}")
         return WorkerSubject("openvino", f"OpenVINO GenAI {kind}", format_name, start)

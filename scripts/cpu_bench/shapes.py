@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import random_checkpoint
 
+from llmserve.models import read_config
+
 TINY = random_checkpoint.SHAPES["qwen2.5-0.5b"] | {
     "hidden_size": 256,
     "intermediate_size": 1024,
@@ -60,14 +62,21 @@ BYTES_PER_WEIGHT: dict[str, dict[str, tuple[float, float]]] = {
 
 
 def layer_weights(shape: dict) -> int:
-    """Weights of all layers' matrices, without the embedding table and the head."""
-    hidden, inner = shape["hidden_size"], shape["intermediate_size"]
-    kv = hidden // shape["num_attention_heads"] * shape["num_key_value_heads"]
-    return shape["num_hidden_layers"] * (2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * inner)
+    """Weights of all layers' matrices that one token meets, without the embedding table and the head."""
+    model = read_config(shape)
+    hidden, dim = model.hidden_size, model.head_dim
+    attention = 2 * hidden * dim * (model.num_heads + model.num_kv_heads)
+    experts = model.experts
+    inner = model.intermediate_size if experts is None else experts.per_token * experts.intermediate_size
+    return model.num_layers * (attention + 3 * hidden * inner)
+
+
+def vocabulary(shape: dict) -> int:
+    return read_config(shape).vocab_size
 
 
 def head_weights(shape: dict) -> int:
-    return shape["vocab_size"] * shape["hidden_size"]
+    return vocabulary(shape) * read_config(shape).hidden_size
 
 
 def operations_per_prompt_token(shape: dict) -> int:

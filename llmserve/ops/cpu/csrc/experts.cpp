@@ -11,14 +11,13 @@ void Routes::choose(const float* outputs, int64_t t, bool with_shared) {
         int32_t best = -1;
         for (int32_t e = 0; e < experts; e++) {
             if (std::find(mine, mine + n, e) != mine + n) continue;
-            // What is no number is chosen last, and spoils the token that it belongs to and no other.
-            if (best < 0 || outputs[e] > outputs[best] || (std::isnan(outputs[best]) && !std::isnan(outputs[e]))) best = e;
+            if (best < 0 || outputs[e] > outputs[best]) best = e;
         }
         mine[n] = best;
     }
     const float largest = outputs[mine[0]];
     std::sort(mine, mine + per_token);
-    float total = 0;
+    float total = 0;  // of what is no number none; then no weight is one, whoever has been chosen
     for (int32_t e = 0; e < experts; e++) total += std::exp(outputs[e] - largest);
     float* weight = &weights[t * per_token];
     float sum = 0;
