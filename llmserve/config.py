@@ -122,11 +122,8 @@ class ModelConfig(Frozen):
     qk_norm: bool = False  # RMSNorm on each head's query and key, before rotation (Qwen3)
     layer_norm: bool = False  # LayerNorm with a bias instead of RMSNorm (GPT-2)
     norm_offset: float = 0.0  # what is added to every norm's weight (Gemma: 1)
-    sandwich_norms: bool = False  # what attention and MLP give is normed before it is added (Gemma 2, GLM-4-0414)
     activation: Activation = "silu"
-    gated_mlp: bool = True
     experts: Experts | None = None
-    learned_positions: bool = False  # a vector for each position is added to the embedding (GPT-2)
     embedding_scale: float = 1.0
     attention_scale: float | None = None  # of the scores; None: 1 / √head_dim
     attention_softcap: float = 0.0  # scores become cap · tanh(score / cap); 0: they stay (Gemma 2)

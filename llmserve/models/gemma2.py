@@ -33,7 +33,6 @@ def read_config(hf: HfConfig) -> ModelConfig:
         qkv_bias=bias,
         o_bias=bias,
         norm_offset=1.0,
-        sandwich_norms=True,
         embedding_scale=math.sqrt(hf.count("hidden_size")),
         attention_scale=hf.positive("query_pre_attn_scalar") ** -0.5,
         attention_softcap=cap(hf, "attn_logit_softcapping"),

@@ -11,7 +11,7 @@ from llmserve.models.sources import llama_like
 
 
 def read_config(hf: HfConfig) -> ModelConfig:
-    return glm_config(hf, "glm4", sandwich_norms=True)
+    return glm_config(hf, "glm4")
 
 
 def sources(config: ModelConfig) -> DecoderSources:

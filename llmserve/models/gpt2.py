@@ -37,8 +37,6 @@ def read_config(hf: HfConfig) -> ModelConfig:
         mlp_bias=True,
         layer_norm=True,
         activation=hf.activation("activation_function", "gelu_new"),
-        gated_mlp=False,
-        learned_positions=True,
         sliding_windows=(None,) * layers,
     )
 

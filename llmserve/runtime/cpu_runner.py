@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llmserve.comm import Comm
 from llmserve.errors import EngineDeadError
-from llmserve.ops.cpu.recorder import Sum
+from llmserve.ops.cpu.arrays import Sum
 from llmserve.ops.cpu.team import Team
 from llmserve.scheduler.plan import StepPlan
 
