@@ -58,9 +58,10 @@ def sources(config: ModelConfig) -> DecoderSources:
             mlp=fused_gated(f"{at}.mlp.dense_h_to_4h", f"{at}.mlp.dense_4h_to_h", config),
         )
 
-    return DecoderSources(
+    return DecoderSources.of(
+        config,
+        layer,
         embedding="transformer.embedding.word_embeddings.weight",
-        layers=tuple(layer(i) for i in range(config.num_layers)),
         norm="transformer.encoder.final_layernorm",
         head="transformer.output_layer.weight",
     )

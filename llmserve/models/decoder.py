@@ -5,7 +5,7 @@ A family says where its checkpoint keeps each part (`DecoderSources`) and what i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from llmserve.config import ModelConfig
@@ -40,6 +40,11 @@ class DecoderSources:
     norm: str
     head: str
     positions: str | None = None
+
+    @staticmethod
+    def of(config: ModelConfig, layer: Callable[[int], LayerSources], **names: str) -> DecoderSources:
+        """`layer`: a layer's sources by its number; `names`: the other fields."""
+        return DecoderSources(layers=tuple(layer(i) for i in range(config.num_layers)), **names)
 
 
 class DecoderLayer:

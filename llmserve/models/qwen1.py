@@ -69,9 +69,10 @@ def sources(config: ModelConfig) -> DecoderSources:
             ),
         )
 
-    return DecoderSources(
+    return DecoderSources.of(
+        config,
+        layer,
         embedding="transformer.wte.weight",
-        layers=tuple(layer(i) for i in range(config.num_layers)),
         norm="transformer.ln_f",
         head="lm_head.weight",
     )

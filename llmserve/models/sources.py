@@ -96,9 +96,10 @@ def llama_like(
         named = {field: f"{at}.{name}" for field, name in norms.items()}
         return LayerSources(attention=attention(f"{at}.self_attn", config), mlp=mlp(at, config, i), **named)
 
-    return DecoderSources(
+    return DecoderSources.of(
+        config,
+        layer,
         embedding="model.embed_tokens.weight",
-        layers=tuple(layer(i) for i in range(config.num_layers)),
         norm="model.norm",
         head="lm_head.weight",
     )
