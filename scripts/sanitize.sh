@@ -42,6 +42,6 @@ PYTHON
 preload=$("${CXX:-g++}" -print-file-name=libasan.so):$("${CXX:-g++}" -print-file-name=libstdc++.so)
 export PYTHONPATH=$build${PYTHONPATH:+:$PYTHONPATH}
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
-[ $# -gt 0 ] || set -- tests/numerics/test_kernel_*.py tests/numerics/test_sampling_kernel.py tests/comm/test_team.py
+[ $# -gt 0 ] || set -- tests/numerics/test_{kernel_*,sampling_kernel,packing}.py tests/comm/test_team.py
 # --capture=sys: a sanitizer reports to the process's own stderr and ends it.
 exec env LD_PRELOAD="$preload" python -m pytest --capture=sys "$@"
