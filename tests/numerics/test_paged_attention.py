@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from llmserve.ops import Heads
 from llmserve.ops.batch import Batch, Span
 from llmserve.ops.reference import attend
 
@@ -22,6 +23,7 @@ class Case:
     kv_heads: int
     group: int  # query heads a KV head
     window: int | None
+    softcap: float
     dtype: torch.dtype
     seed: int
 
@@ -33,13 +35,14 @@ cases = st.builds(
     kv_heads=st.integers(1, 3),
     group=st.integers(1, 3),
     window=st.none() | st.integers(1, 12),
+    softcap=st.sampled_from([0.0, 0.5, 2.0]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     seed=st.integers(0, 2**32 - 1),
 )
 DIM = 8
 
 
-def naive(q: Tensor, k: Tensor, v: Tensor, group: int, window: int | None) -> Tensor:
+def naive(q: Tensor, k: Tensor, v: Tensor, group: int, window: int | None, softcap: float) -> Tensor:
     """q [new, heads, D]: the last of the positions of k, v [all, kv_heads, D]."""
     out = torch.empty(q.shape, dtype=torch.float64)
     for i in range(len(q)):
@@ -47,7 +50,10 @@ def naive(q: Tensor, k: Tensor, v: Tensor, group: int, window: int | None) -> Te
         first = 0 if window is None else max(0, position - window + 1)
         for head in range(q.shape[1]):
             keys, values = k[first : position + 1, head // group], v[first : position + 1, head // group]
-            out[i, head] = torch.softmax(keys @ q[i, head] * DIM**-0.5, 0) @ values
+            scores = keys @ q[i, head] * DIM**-0.5
+            if softcap:
+                scores = softcap * torch.tanh(scores / softcap)
+            out[i, head] = torch.softmax(scores, 0) @ values
     return out
 
 
@@ -77,11 +83,12 @@ def test_every_token_sees_its_own_past_and_nothing_else(case: Case) -> None:
         q = randn(new, case.kv_heads * case.group, DIM)
         spans.append(Span(first, new, before + new, row))
         queries.append(q)
-        expected.append(naive(q.double(), k.double(), v.double(), case.group, case.window))
+        expected.append(naive(q.double(), k.double(), v.double(), case.group, case.window, case.softcap))
         first += new
     none = torch.empty(0, dtype=torch.int64)
     batch = Batch(none, none, none, tuple(spans), table, none)
     q = torch.cat(queries)
-    got = torch.cat([attend(q, cache, batch, span, DIM**-0.5, case.window) for span in spans])
+    heads = Heads(q.shape[1], case.kv_heads, DIM, DIM**-0.5, case.softcap, case.window, None, None)
+    got = torch.cat([attend(q, cache, batch, span, heads) for span in spans])
     tolerance = 1e-5 if case.dtype == torch.float32 else 0.03
     torch.testing.assert_close(got.double(), torch.cat(expected), rtol=0, atol=tolerance)
