@@ -65,7 +65,7 @@ class Rope(Frozen):
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     truncate: bool = True  # yarn: the borders of its blend go to whole dimensions
-    attention_factor: float = 1.0  # of cosine and sine; the scores grow by its square
+    attention_factor: float = Field(default=1.0, gt=0, le=1e4)  # of cosine and sine; the scores grow by its square
     short_factors: tuple[float, ...] = ()
     long_factors: tuple[float, ...] = ()
     original_max_position: int = 0
@@ -124,10 +124,12 @@ class ModelConfig(Frozen):
     norm_offset: float = 0.0  # what is added to every norm's weight (Gemma: 1)
     activation: Activation = "silu"
     experts: Experts | None = None
-    embedding_scale: float = 1.0
-    attention_scale: float | None = None  # of the scores; None: 1 / √head_dim
-    attention_softcap: float = 0.0  # scores become cap · tanh(score / cap); 0: they stay (Gemma 2)
-    logit_softcap: float = 0.0
+    embedding_scale: float = Field(default=1.0, gt=0, le=1e6)
+    attention_scale: float | None = Field(default=None, gt=0, le=1e6)  # of the scores; None: 1 / √head_dim
+    attention_softcap: float = Field(
+        default=0.0, ge=0, le=1e6
+    )  # scores become cap · tanh(score / cap); 0: they stay (Gemma 2)
+    logit_softcap: float = Field(default=0.0, ge=0, le=1e6)
     unit_head: bool = False  # the head's rows are scaled to length 1 (Baichuan 2)
     sliding_windows: tuple[int | None, ...]  # one per layer: how many last positions it sees; None: all
 

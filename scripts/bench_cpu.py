@@ -4,7 +4,7 @@
 
 Prepares what is missing under FOLDER (random checkpoints, engines, the peers in environments of their own: several
 minutes and some 8 GB the first time), measures, and writes results.json, results.md and a figure per section there.
-A peer that cannot be prepared is left out and named. Needs matplotlib (`pip install llmserve[bench]`), a C++ compiler
+A peer that cannot be prepared is left out and named. Needs matplotlib (`pip install matplotlib`), a C++ compiler
 for llama.cpp, and an otherwise idle machine.
 """
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from llmserve.errors import ConfigError, LlmserveError
 
-INSTALL = 'pip install "llmserve[bench]"'
+INSTALL = "pip install matplotlib"
 
 
 def check_outputs(json_file: Path | None, plot: Path | None) -> None:

@@ -124,7 +124,8 @@ async def _rehearse(client: Client, asked: Asked) -> None:
     if sample.error is not None:
         raise LlmserveError(
             f"a request before the measurement ({len(asked.prompt)} tokens in, {asked.output_len} out) failed: "
-            f"{sample.error.rstrip('.')}; ask for what this server can do, or measure without it by --warmup 0."
+            f"{sample.error.rstrip('.')}; ask for what this server can do (--vocab-size for other token ids), or "
+            "measure without it by --warmup 0."
         )
 
 

@@ -356,6 +356,8 @@ def describe(report: BuildReport) -> list[tuple[str, str]]:
         ("before", readable_bytes(report.source_bytes)),
         ("after", f"{readable_bytes(report.engine_bytes)} ({ratio:.0%}), {report.bits_per_weight:.2f} bits per weight"),
     ]
+    if m.tokenizer_sha256 is None:
+        rows.append(("text", "none: the checkpoint has no vocabulary, so the engine takes and gives token ids only"))
     if report.not_applied:
         rows.append(("not applied", f"{', '.join(report.not_applied)} of generation_config.json: not supported yet"))
     return rows

@@ -137,6 +137,8 @@ def _is_file_name(value: object) -> bool:
 
 def why_no_tensors(folder: Path) -> str:
     form = MODEL_FORMS[0]
+    if (folder / "engine.json").exists():
+        return f"{folder} is an engine already; serve it with `llmserve run {folder}`."
     if any(folder.glob("*.safetensors")):
         if (folder / "adapter_model.safetensors").exists():
             return f"{folder} is a LoRA adapter, not a whole model; build its base model with --lora {folder}."
@@ -146,6 +148,5 @@ def why_no_tensors(folder: Path) -> str:
         return f"{folder} has .bin files but neither {form.single} nor {form.index}; copy or download that too."
     if any(folder.glob("*.gguf")):
         return f"{folder} has its weights as .gguf, which llmserve does not read; use the model's safetensors files."
-    return (
-        f"{folder} has a config.json but no weights: neither {form.single} nor {form.index}; copy or download them too."
-    )
+    return f"{folder} has a config.json but no weights: neither {form.single} nor {form.index} nor "
+        f"{MODEL_FORMS[1].single}; copy or download them too."

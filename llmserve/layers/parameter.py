@@ -131,7 +131,8 @@ class Parameter:
             for start in range(0, piece.rows, step):
                 band = self._read(source, piece, start, min(start + step, piece.rows))
                 if rest is not None:
-                    band = torch.cat((rest.to(band.dtype), band))
+                    both = torch.promote_types(rest.dtype, band.dtype)  # neither may lose what it says
+                    band = torch.cat((rest.to(both), band.to(both)))
                 whole = len(band) // self._unit * self._unit
                 rest = band[whole:].clone() if whole < len(band) else None
                 if whole:

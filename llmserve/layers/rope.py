@@ -56,7 +56,8 @@ def _yarn(rope: Rope, plain: Tensor) -> Tensor:
 
     def pair(turns: float) -> float:
         """Which pair turns that often."""
-        return rope.dim * math.log(rope.original_max_position / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
+        around = math.log(rope.original_max_position) - math.log(turns) - math.log(2 * math.pi)
+        return rope.dim * around / (2 * math.log(rope.theta))
 
     low, high = pair(rope.beta_fast), pair(rope.beta_slow)
     if rope.truncate:

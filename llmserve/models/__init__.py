@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from llmserve.config import ModelConfig, first_problem
 from llmserve.errors import CheckpointError, EngineDirError
 from llmserve.layers.layout import Layout
+from llmserve.layers.rope import rotation
 from llmserve.models.decoder import Decoder, DecoderSources
 from llmserve.models.hf import HfConfig
 
@@ -74,9 +75,15 @@ def read_config(hf: dict[str, Any]) -> ModelConfig:
             f"{', '.join(sorted(ARCHITECTURES))}."
         )
     try:
-        return _family(ARCHITECTURES[known[0]]).read_config(HfConfig(hf))
+        config = _family(ARCHITECTURES[known[0]]).read_config(HfConfig(hf))
+        turns = rotation(config.rope, config.head_dim, config.max_position)
     except ValidationError as e:
         raise CheckpointError(f"config.json cannot be used: {first_problem(e)}.") from None
+    except ArithmeticError as e:
+        raise CheckpointError(f"config.json has numbers for its rope that cannot be computed with ({e}).") from None
+    if not turns.inverse_frequencies.isfinite().all():
+        raise CheckpointError("config.json has numbers for its rope that make frequencies beyond float32.")
+    return config
 
 
 def make_model(config: ModelConfig, layout: Layout) -> Decoder:

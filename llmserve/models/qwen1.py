@@ -28,6 +28,8 @@ def read_config(hf: HfConfig) -> ModelConfig:
     if both % 2:
         raise CheckpointError(f"config.json says intermediate_size={both}; of Qwen v1 that must be an even number.")
     trained = hf.count("seq_length", 8192)
+    if trained < 2:
+        raise CheckpointError(f"config.json says seq_length={trained}; of Qwen v1 it must be at least 2.")
     stretches = hf.get("use_dynamic_ntk", bool, False)
     return ModelConfig(
         family="qwen1",

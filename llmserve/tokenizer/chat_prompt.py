@@ -20,11 +20,13 @@ Message = Mapping[str, Any]
 class Text:
     """Each is encoded for itself. `names_are_tokens`: special tokens' names in it are those tokens; a template's are.
 
-    Without that nothing that a text says becomes a special token.
+    Without that nothing that a text says becomes a special token. Some vocabularies have such tokens among their
+    ordinary pieces, so that a text can spell them: with those that it `must_not_become` it is refused.
     """
 
     text: str
     names_are_tokens: bool = False
+    must_not_become: frozenset[int] = field(default=frozenset(), compare=False)
 
 
 Part = int | Text

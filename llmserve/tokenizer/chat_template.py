@@ -34,7 +34,7 @@ class ChatTemplate:
         environment.globals["strftime_now"] = _strftime_now
         try:
             self._template = environment.from_string(source)
-        except (jinja2.TemplateError, RecursionError) as e:
+        except (jinja2.TemplateError, RecursionError, SyntaxError, ValueError) as e:  # Python compiles it after jinja2
             raise EngineDirError(f"The chat template is not valid Jinja ({e}); correct it in the checkpoint.") from None
         self._variables = {"tools": None, "documents": None, **special_tokens}
 

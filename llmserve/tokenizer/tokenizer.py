@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmserve.errors import EngineDirError, RequestError
 from llmserve.tokenizer.backend import Backend
-from llmserve.tokenizer.chat_prompt import ChatPrompt, Part, Text
+from llmserve.tokenizer.chat_prompt import ChatPrompt, Part
 from llmserve.tokenizer.files import TokenizerFiles
 from llmserve.tokenizer.joiners import Joiner
 from llmserve.tokenizer.prompts import choose_prompt, read_prompt
@@ -47,12 +47,21 @@ class Tokenizer:
         """A chat prompt's tokens; each text is encoded for itself."""
         ids: list[int] = []
         for part in parts:
-            if isinstance(part, Text):
-                with _refusals(part.text):
-                    encode = self._backend.encode_marked if part.names_are_tokens else self._backend.encode_plain
-                    ids += encode(part.text)
-            else:
+            if isinstance(part, int):
                 ids.append(part)
+                continue
+            with _refusals(part.text):
+                if part.names_are_tokens:
+                    ids += self._backend.encode_marked(part.text)
+                    continue
+                plain = self._backend.encode_plain(part.text)
+            if forged := part.must_not_become.intersection(plain):
+                name = self.token_text(min(forged))
+                raise RequestError(
+                    f"The messages hold {name!r:.100}, which this model takes for a token of its own; leave it out.",
+                    param="messages",
+                )
+            ids += plain
         return ids
 
     def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = True) -> str:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from llmserve.errors import BuildError
 from llmserve.ops.packed import unpack
 from llmserve.quant import make_scheme
 from tests.forward import Forward, deviation
@@ -68,3 +69,31 @@ def test_sixteen_bit_engines_stay_near_float32(tmp_path: Path, dtype: str) -> No
         got = Forward(engine).prefill_and_steps(PROMPT, STEPS)
         assert got.dtype == torch.float32
         assert float((got - exact).square().mean().sqrt() / exact.std()) < 0.1
+
+
+@pytest.mark.parametrize("quant", ["none", "int8", "int4"])
+def test_rows_of_several_dtypes_lose_nothing_where_they_meet(tmp_path: Path, quant: str) -> None:
+    """q, k and v share panels: what is left of one waits for the next, which may be of a narrower dtype."""
+    checkpoint = tiny_checkpoint(tmp_path / "checkpoint").folder
+    file = checkpoint / "model.safetensors"
+    weights = {name: w.bfloat16().float() if "v_proj" in name else w for name, w in load_file(file).items()}
+    save_file(weights, file)
+    wide = build(checkpoint, tmp_path / "wide", quant=quant, tp_size=2)
+    save_file({name: w.bfloat16() if "v_proj" in name else w for name, w in weights.items()}, file)
+    mixed = build(checkpoint, tmp_path / "mixed", quant=quant, tp_size=2)
+    for rank in range(2):
+        theirs, ours = (load_file(engine / f"rank{rank}.safetensors") for engine in (wide, mixed))
+        assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+
+def test_a_float64_beyond_float32_is_refused_wherever_it_lies(tmp_path: Path) -> None:
+    checkpoint = tiny_checkpoint(tmp_path / "checkpoint", intermediate_size=48).folder
+    file = checkpoint / "model.safetensors"
+    weights = load_file(file)
+    for row in (0, 31, 32, 47):
+        name = "model.layers.0.mlp.up_proj.weight"
+        wide = weights[name].double()
+        wide[row, 5] = 1e300
+        save_file({**weights, name: wide}, file)
+        with pytest.raises(BuildError, match="1e\\+300"):
+            build(checkpoint, tmp_path / f"engine{row}", quant="int8")

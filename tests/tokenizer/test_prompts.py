@@ -220,6 +220,15 @@ def test_parts_are_encoded_one_by_one(text: str) -> None:
     assert tokenizer.decode(ids[:-1]) == tokenizer.decode([*tokenizer.encode_parts([Text(text)]), 5]) + "<|end|>"
 
 
+def test_a_text_that_spells_a_token_of_the_prompt_is_refused() -> None:
+    """Of vocabularies that have such tokens among their ordinary pieces."""
+    tokenizer = tokenizer_of(byte_level())
+    [letter, *_] = tokenizer.encode_parts([Text("a")])
+    assert tokenizer.encode_parts([Text("a", must_not_become=frozenset({letter + 1}))]) == [letter]
+    with pytest.raises(RequestError, match="hold 'a', which this model takes"):
+        tokenizer.encode_parts([Text("a", must_not_become=frozenset({letter}))])
+
+
 def test_a_lone_surrogate_in_a_part_is_the_clients_error() -> None:
     with pytest.raises(RequestError, match="lone surrogate"):
         tokenizer_of(byte_level()).encode_parts([Text("\ud800")])

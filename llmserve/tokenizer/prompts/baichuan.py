@@ -31,5 +31,5 @@ class BaichuanPrompt:
         parts: list[Part] = []
         for message in conversation.messages:
             parts += [self._tokens[message["role"]]] if message["role"] in self._tokens else []
-            parts.append(Text(message["content"]))
+            parts.append(Text(message["content"], must_not_become=frozenset(self._tokens.values())))
         return [*parts, self._tokens["assistant"]]

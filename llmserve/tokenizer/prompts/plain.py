@@ -27,6 +27,8 @@ class PlainPrompt:
 
     def __init__(self, backend: Backend) -> None:
         self._prefix = backend.prefix_ids
+        ends = (backend.token_id(name) for name in ("<s>", "</s>"))  # pieces like any other of some vocabularies
+        self._marks = frozenset(id for id in ends if id is not None)
 
     def parts(self, conversation: Conversation) -> list[Part]:
         only_messages(conversation, self.told)
@@ -37,4 +39,4 @@ class PlainPrompt:
             else f"{SPEAKERS[message['role']]}{message['content']}\n"
             for message in conversation.messages
         ]
-        return [*self._prefix, Text("".join(lines) + SPEAKERS["assistant"].rstrip())]
+        return [*self._prefix, Text("".join(lines) + SPEAKERS["assistant"].rstrip(), must_not_become=self._marks)]
