@@ -148,5 +148,7 @@ def why_no_tensors(folder: Path) -> str:
         return f"{folder} has .bin files but neither {form.single} nor {form.index}; copy or download that too."
     if any(folder.glob("*.gguf")):
         return f"{folder} has its weights as .gguf, which llmserve does not read; use the model's safetensors files."
-    return f"{folder} has a config.json but no weights: neither {form.single} nor {form.index} nor "
+    return (
+        f"{folder} has a config.json but no weights: neither {form.single} nor {form.index} nor "
         f"{MODEL_FORMS[1].single}; copy or download them too."
+    )
