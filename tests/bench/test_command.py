@@ -96,7 +96,7 @@ def test_a_missing_matplotlib_is_said_before_anything_is_measured(
     with pytest.raises(ConfigError) as caught:
         check_outputs(None, tmp_path / "x.png")
     assert str(caught.value) == (
-        '--plot needs matplotlib, which is not installed; get it with `pip install matplotlib`.'
+        "--plot needs matplotlib, which is not installed; get it with `pip install matplotlib`."
     )
 
 
