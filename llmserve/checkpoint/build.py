@@ -1,7 +1,8 @@
 """The build: a Hugging Face checkpoint in, an engine directory out, one rank's shard after another.
 
-Shard first, then quantise, once. Weights stream through in bands of rows, so memory is bounded by a band and not by
-the checkpoint; the shard files get their full size before any of them is computed, so a full disk shows early.
+Each rank's share is quantised once, to what one rank alone would hold of it. Weights stream through in bands of rows,
+so memory is bounded by a band and not by the checkpoint; the shard files get their full size before any of them is
+computed, so a full disk shows early.
 """
 
 from __future__ import annotations

@@ -191,12 +191,9 @@ class Matrix(Parameter):
 
     def _layout(self) -> Layout:
         assert self.width is not None
-        group = self.scheme.group_size
-        if (
-            group
-            and self.cols
-            and (self.cols[0] % group or (self.cols[1] % group and self.cols[1] != self.in_features))
-        ):
+        assert self.in_features is not None
+        group, (start, stop) = self.scheme.group_size, self.cols or (0, self.in_features)
+        if group and (start % group or (stop % group and stop != self.in_features)):
             raise BuildError(f"{self.width} columns cannot be cut into int4 groups of {group}.")
         return self.scheme.layout(self.num_rows, self.width)
 

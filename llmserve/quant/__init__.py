@@ -38,7 +38,7 @@ class Scheme(Protocol):
     def pack(self, weight: Tensor, cols: tuple[int, int] | None = None) -> dict[str, Tensor]:
         """A band of rows [n, cols], n a multiple of 32 but for the last band → its panels of every stored tensor.
 
-        `cols`: the [start, stop) that is stored of whole rows, `by_row` only.
+        `cols`: the [start, stop) that is stored of these rows; None: all.
         """
 
     def matrix(self, stored: Mapping[str, Tensor], rows: int, cols: int) -> PackedMatrix:

@@ -27,7 +27,8 @@ class GivenInt4(Int4):
         return super().layout(rows, cols)
 
     def pack(self, weight: Tensor, cols: tuple[int, int] | None = None) -> dict[str, Tensor]:
-        """`weight`: a band of `join`ed rows."""
+        """`weight`: a band of `join`ed rows, which are cut before they are joined."""
+        assert cols is None
         groups = weight.shape[1] // joined_width(self._group, self._group)
         q, zero, scale = weight.split((groups * self._group, groups, 2 * groups), dim=1)
         return self._panels(q, scale.clone(memory_format=torch.contiguous_format).view(torch.float16), zero)

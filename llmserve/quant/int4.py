@@ -42,6 +42,7 @@ class Int4:
         return {"weight": (panels, torch.uint8), "scale": (groups, torch.float16), **zero}
 
     def pack(self, weight: Tensor, cols: tuple[int, int] | None = None) -> dict[str, Tensor]:
+        weight = weight[:, slice(*cols)] if cols else weight
         largest = largest_magnitude(weight)
         if largest > torch.finfo(torch.float16).max:
             raise BuildError(f"weights as large as {largest:.3g} cannot be stored in int4; use --quant int8.")

@@ -28,7 +28,8 @@ class Plain:
         return {"weight": (panel_shape(self._kind, rows, cols), self.dtype)}
 
     def pack(self, weight: Tensor, cols: tuple[int, int] | None = None) -> dict[str, Tensor]:
-        return {"weight": to_panels(self._kind, narrow(weight, self.dtype))}
+        stored = weight[:, slice(*cols)] if cols else weight
+        return {"weight": to_panels(self._kind, narrow(stored, self.dtype))}
 
     def matrix(self, stored: Mapping[str, Tensor], rows: int, cols: int) -> PackedMatrix:
         return PackedMatrix(self._kind, rows, cols, stored["weight"])
