@@ -19,6 +19,7 @@ class Finish(str, Enum):
 
     STOP = "stop"  # a stop token, or (decided by the front) a stop string
     LENGTH = "length"  # max_tokens, or the engine's model length
+    TIMEOUT = "timeout"  # the request's own time was up, waiting or running
     ABORT = "abort"  # the client left, or the server is shutting down
     ERROR = "error"  # the engine could not go on; `TokenEvent.error` says why
 
@@ -60,11 +61,24 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One sequence to generate. `id` is unique among the requests of one front."""
+    """One sequence to generate. `id` is unique among the requests of one front.
+
+    Where not all can run, those of the lowest `priority` go first, and of these the first to come. Only requests with
+    the same `cache_salt` find each other's prefixes in the cache.
+    """
 
     id: int
     prompt: tuple[int, ...]
     sampling: SamplingParams
+    priority: int = 0  # within int64; the field's convention: less is sooner
+    timeout: float | None = None  # seconds from its arrival, waiting and running, after which it ends; None: never
+    cache_salt: str = ""
+
+    def __post_init__(self) -> None:
+        if not -(2**63) <= self.priority < 2**63:
+            raise RequestError(f"priority must be within int64, got {self.priority}.", param="priority")
+        if self.timeout is not None and not 0 < self.timeout < float("inf"):
+            raise RequestError(f"timeout must be a positive number of seconds, got {self.timeout}.", param="timeout")
 
 
 @dataclass(frozen=True, slots=True)
