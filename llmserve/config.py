@@ -181,6 +181,7 @@ class EngineConfig(Frozen):
     kv_cache_memory: int | None = Field(default=None, ge=1)  # per rank; None: see runtime.kv_cache
     prefix_caching: bool = True
     threads: int | None = Field(default=None, ge=1, le=4096)  # per rank; None: the host's cores over its ranks
+    overlap: bool = True  # the next step is prepared while this one is computed
     verify: bool = True  # compare every shard with its sha256 before use
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from llmserve.errors import RequestError
 
@@ -90,8 +91,7 @@ class TokenLogprobs:
     rank: int  # of the token that is there: 1 where none is more likely; of equally likely ones the lowest id is first
 
 
-@dataclass(frozen=True, slots=True)
-class TokenEvent:
+class TokenEvent(NamedTuple):
     """What a step did for one request: log-probabilities of its prompt, a token, an end, or several of these."""
 
     request_id: int

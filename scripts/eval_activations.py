@@ -49,7 +49,7 @@ def logits(engine: Path, prompts: list[list[int]], **config: str) -> list[Tensor
     settings = EngineConfig(max_num_seqs=1, **config)
     loaded = load_runner(EngineDir.open(engine), settings, SoloComm(), torch.device("cpu"), [])
     blocks = tuple(range(loaded.kv.num_blocks))
-    plans = [StepPlan((Chunk(0, 0, 0, tuple(p), blocks, len(p)),)) for p in prompts]
+    plans = [StepPlan.of([Chunk(0, 0, 0, tuple(p), blocks, len(p))]) for p in prompts]
     return [loaded.runner.execute(plan).clone() for plan in plans]
 
 

@@ -34,7 +34,7 @@ class Forward:
             self._variant = self._variants.of(len(tokens), len(tokens))
         chunk = Chunk(0, self._computed, 0, tuple(tokens), self._blocks, len(tokens), self._variant)
         self._computed += len(tokens)
-        return self._runner.execute(StepPlan((chunk,))).clone()
+        return self._runner.execute(StepPlan.of([chunk])).clone()
 
     def prefill_and_steps(self, prompt: list[int], steps: list[int]) -> Tensor:
         """[prompt + steps, vocabulary]: the prompt in one chunk, then one token at a time."""

@@ -29,6 +29,6 @@ def engine_logits(engine: Path, prompts: list[tuple[int, ...]]) -> list[Tensor]:
         blocks = tuple(range(loaded.kv.num_blocks))
         of = loaded.kv.variants.of
         chunks = [Chunk(0, 0, 0, prompt, blocks, len(prompt), of(len(prompt), len(prompt))) for prompt in prompts]
-        return [loaded.runner.execute(StepPlan((chunk,))).clone() for chunk in chunks]
+        return [loaded.runner.execute(StepPlan.of([chunk])).clone() for chunk in chunks]
 
     return run_ranks(size, rank)[0]

@@ -121,6 +121,6 @@ def checkpoint_logits(
         Chunk(i, 0, 0, prompt, (i,), len(prompt), variants.of(len(prompt), len(prompt)))
         for i, prompt in enumerate(prompts)
     ]
-    logits = runner.execute(StepPlan(tuple(chunks)))
+    logits = runner.execute(StepPlan.of(chunks))
     progress(total, total)  # of a table only the prompts' rows were read
     return list(logits.split([len(prompt) for prompt in prompts]))

@@ -5,7 +5,9 @@ Token ids only. It does not know who asks, over what wire, or what the tokens me
 
 from __future__ import annotations
 
+import time
 from array import array
+from collections.abc import Callable
 
 from llmserve.comm import Comm
 from llmserve.config import EngineConfig
@@ -27,12 +29,17 @@ bytes of their logits, each a float for every token of the vocabulary. Longer pr
 
 
 class NativeEngine:
-    def __init__(self, loaded: Loaded, comm: Comm, config: EngineConfig) -> None:
+    def __init__(
+        self, loaded: Loaded, comm: Comm, config: EngineConfig, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`clock`: seconds, for requests that may only take so long."""
         kv = loaded.kv
         self.kv = kv
         self._comm = comm
         self._runner = loaded.runner
         self._sampler = loaded.sampler
+        self._clock = clock
+        self._overlap = config.overlap
         self._pool = BlockPool(kv.num_blocks, kv.block_size, config.prefix_caching)
         self._scheduler = Scheduler(
             self._pool,
@@ -52,7 +59,7 @@ class NativeEngine:
         last = self._runner.vocab_size - 1
         if request.prompt and not 0 <= min(request.prompt) <= max(request.prompt) <= last:
             raise RequestError(f"The prompt holds a token id that is not within 0 … {last}.", param="prompt")
-        self._scheduler.add(request)
+        self._scheduler.add(request, self._clock())
 
     def abort(self, request_id: int) -> TokenEvent | None:
         """The request's final event, or None where it has just ended."""
@@ -61,14 +68,23 @@ class NativeEngine:
     def abort_all(self, finish: Finish, error: str | None = None) -> list[TokenEvent]:
         return self._scheduler.abort_all(finish, error)
 
-    def step(self) -> list[TokenEvent]:
+    def step(self, meanwhile: Callable[[], None] = lambda: None) -> list[TokenEvent]:
+        """`meanwhile` is called once, while the kernels of this step run, or with nothing to do at once."""
+        events = self._scheduler.expire(self._clock())
         plan = self._scheduler.schedule()
         if plan is None:
-            return []
-        self._comm.broadcast(plan.encode())
-        logits = self._runner.execute(plan)
-        wants = [want(seq, position) for seq, position in self._scheduler.wanted(plan)]
-        return self._scheduler.update(plan, self._sampler.sample(logits, wants))
+            meanwhile()
+            return events
+        self._comm.broadcast(plan.words)
+        self._runner.start(plan)
+        if not self._overlap:
+            self._runner.finish()
+        # What does not need this step's logits is done while they are computed.
+        meanwhile()
+        sample = self._sampler.prepare([want(seq, position) for seq, position in self._scheduler.wanted(plan)])
+        if self._overlap:
+            self._scheduler.prepare()
+        return events + self._scheduler.update(plan, sample(self._runner.finish()))
 
     def stats(self) -> Stats:
         counters = self._scheduler.counters
@@ -91,8 +107,9 @@ class NativeEngine:
 
 def want(seq: Sequence, position: int) -> Want:
     """What the logits are for that foretell the token at `position`."""
-    given = seq.tokens[position] if position < len(seq.tokens) else None
-    return Want(seq.request.sampling, position, seq.num_generated, given)
+    prompt = seq.request.prompt
+    given = prompt[position] if position < len(prompt) else None
+    return Want(seq.request.sampling, position, position - len(prompt), given)
 
 
 def worker_loop(comm: Comm, runner: Runner) -> None:

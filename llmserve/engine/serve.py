@@ -24,20 +24,22 @@ class EngineLoop:
         self._shutdown_timeout = shutdown_timeout
         self._deadline: float | None = None  # set: draining
         self._stats_at = 0.0
+        self._events: list[TokenEvent] = []  # that nobody has been told of yet
 
     def run(self, ready: Ready) -> None:
         """Until a drain is complete. FrontGoneError when the front dies; anything else a step raises is fatal."""
         self._link.send(ready)
         self._link.send(self._engine.stats())
         while not self._drained():
-            ended: list[TokenEvent] = []
             for message in self._link.receive(self._patience()):
                 if event := self._handle(message):
-                    ended.append(event)
+                    self._events.append(event)
             if self._link.signals and self._deadline is None:
                 self._drain(self._shutdown_timeout)
-            self._report(ended + self._engine.step())
-        self._report(self._engine.abort_all(Finish.ABORT))
+            # What a step yields is told of while the next one is computed.
+            self._events = self._engine.step(self._report)
+        self._events += self._engine.abort_all(Finish.ABORT)
+        self._report()
         self._link.send(Stopped())
 
     def _handle(self, message: ToEngine) -> TokenEvent | None:
@@ -67,13 +69,14 @@ class EngineLoop:
 
     def _patience(self) -> float | None:
         """How long to sleep for a message: not at all while there is work."""
-        return 0 if self._engine.has_work or self._deadline is not None else None
+        return 0 if self._engine.has_work or self._events or self._deadline is not None else None
 
-    def _report(self, events: list[TokenEvent]) -> None:
-        if not events:
+    def _report(self) -> None:
+        if not self._events:
             return
         now = time.monotonic()
         due = now - self._stats_at >= STATS_INTERVAL or not self._engine.has_work
         if due:
             self._stats_at = now
-        self._link.send(Events(events, self._engine.stats() if due else None))
+        self._link.send(Events(self._events, self._engine.stats() if due else None))
+        self._events = []

@@ -39,32 +39,49 @@ class CpuRunner:
         self._comm = comm
         self._team = team
         self._sums = [floats(s.address, s.width) for s in sums]
+        self._done: Tensor | None = None  # the logits of what was started, once they are there
 
     def execute(self, plan: StepPlan) -> Tensor:
         """Compute a plan's chunks → logits [plan.num_logits, vocab_size] fp32, by chunk, then by position.
 
         Good until the next call. EngineDeadError where another rank of the team is gone.
         """
-        program = self._program
-        program.begin(plan.encode())
-        sums = iter(self._sums)
-        while self._run():
-            assert self._comm is not None
-            part = next(sums)(program.num_tokens)
-            part.copy_(self._comm.all_reduce(part))
-        logits = self._logits[: program.num_logits]
-        if self._comm is not None:
-            logits = self._comm.all_gather(logits)
-        return logits[:, : self.vocab_size]
+        self._program.begin(plan.words)
+        return self._computed(self._program.run)
+
+    def start(self, plan: StepPlan) -> None:
+        """Another thread takes this one's place among those who compute."""
+        self._program.begin(plan.words)
+        self._program.start()
+        self._done = None
+
+    def finish(self) -> Tensor:
+        if self._done is None:
+            self._done = self._computed(self._program.finish)
+        return self._done
 
     def abort(self) -> None:
         if self._team is not None:
             self._team.abort()
 
-    def _run(self) -> bool:
-        """Until a pause (True) or the end."""
+    def _computed(self, run: Callable[[], bool]) -> Tensor:
+        """`run` computes until a pause (True) or the end; the rest is computed here."""
+        program = self._program
+        sums = iter(self._sums)
+        paused = self._guarded(run)
+        while paused:
+            assert self._comm is not None
+            part = next(sums)(program.num_tokens)
+            part.copy_(self._comm.all_reduce(part))
+            paused = self._guarded(program.run)
+        logits = self._logits[: program.num_logits]
+        if self._comm is not None:
+            logits = self._comm.all_gather(logits)
+        return logits[:, : self.vocab_size]
+
+    def _guarded(self, run: Callable[[], bool]) -> bool:
         try:
-            return self._program.run()
+            return run()
         except RuntimeError as e:
             if self._team is None:
                 raise

@@ -31,6 +31,12 @@ class Runner(Protocol):
         By chunk, then by position. EngineDeadError where another rank is known to be gone.
         """
 
+    def start(self, plan: StepPlan) -> None:
+        """The first half of `execute`: returns while the device computes, where it can."""
+
+    def finish(self) -> Tensor:
+        """The second: waits for what was started, and may be asked again for what it gave."""
+
     def abort(self) -> None:
         """This rank gives up: whoever waits for it within a step is told, instead of waiting for ever."""
 
@@ -49,11 +55,21 @@ class ModelRunner:
         columns = -(-kv.max_model_len // kv.block_size)
         self._block_table = torch.zeros((max_num_seqs, columns), dtype=torch.int32, device=cache.device)
 
-    @torch.inference_mode()
+        self._logits = torch.empty(0, self.vocab_size)
+
     def execute(self, plan: StepPlan) -> Tensor:
+        self.start(plan)
+        return self.finish()
+
+    @torch.inference_mode()
+    def start(self, plan: StepPlan) -> None:
+        """On a GPU its kernels are in a queue when this returns; on a CPU torch has done it all."""
         self._ops.begin(self._batch(plan))
         share = self._model.forward(list(self._cache), self._ops)
-        return self._comm.all_gather(share.float())[:, : self.vocab_size]
+        self._logits = self._comm.all_gather(share.float())[:, : self.vocab_size]
+
+    def finish(self) -> Tensor:
+        return self._logits
 
     def abort(self) -> None:
         """Who waits, waits in MPI or NCCL, and ends with the job."""

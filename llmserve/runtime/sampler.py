@@ -4,6 +4,7 @@ token's position, and on nothing else: random numbers are a function of (seed, p
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -43,13 +44,17 @@ class Want(NamedTuple):
         return uniform(self.params.seed, self.position) if draws else 0.0
 
 
+Sample = Callable[[Tensor], list[Sampled]]
+"""logits [R, vocab_size] fp32 → one token a row, that which is given where one is."""
+
+
 class Sampler(Protocol):
     """Chosen once, with the device table, and logged; neither stands in for the other."""
 
     name: str
 
-    def sample(self, logits: Tensor, wants: list[Want]) -> list[Sampled]:
-        """logits [R, vocab_size] fp32, one want a row → one token a row, that which is given where one is."""
+    def prepare(self, wants: list[Want]) -> Sample:
+        """All that can be done before there are logits, one want for each of their rows."""
 
 
 def uniform(seed: int, position: int) -> float:
@@ -72,32 +77,33 @@ class CpuSampler:
         self._isa = isa
         self._sample_rows = load_kernels().sample_rows
 
-    def sample(self, logits: Tensor, wants: list[Want]) -> list[Sampled]:
-        if logits.dtype != torch.float32 or logits.device.type != "cpu" or (len(wants) and logits.stride(1) != 1):
-            raise ValueError(f"the CPU sampler reads fp32 rows in memory, not {logits.dtype} on {logits.device}")
-        if len(logits) != len(wants):
-            raise ValueError(f"{len(logits)} rows of logits for {len(wants)} tokens")
+    def prepare(self, wants: list[Want]) -> Sample:
         params = [w.params for w in wants]
-        banned, ends = array("i"), array("i")
-        for want in wants:
-            banned.extend(t for t in want.banned if 0 <= t < logits.shape[1])
-            ends.append(len(banned))
-        rows = self._sample_rows(
-            self._isa,
-            logits.data_ptr(),
-            len(wants),
-            logits.stride(0),
-            logits.shape[1],
-            array("d", [p.temperature for p in params]),
-            array("i", [p.top_k for p in params]),
-            array("d", [p.top_p for p in params]),
-            array("d", [w.u for w in wants]),
-            array("i", [-1 if w.logprobs is None else w.logprobs for w in wants]),
-            banned,
-            ends,
-            array("i", [-1 if w.given is None else w.given for w in wants]),
-        )
-        return [_NOT_NUMBERS if row is None else Sampled(row[0], row[1] and TokenLogprobs(*row[1])) for row in rows]
+        temperatures = array("d", [p.temperature for p in params])
+        top_ks = array("i", [p.top_k for p in params])
+        top_ps = array("d", [p.top_p for p in params])
+        us = array("d", [w.u for w in wants])
+        logprobs = array("i", [-1 if w.logprobs is None else w.logprobs for w in wants])
+        given = array("i", [-1 if w.given is None else w.given for w in wants])
+        forbidden = [w.banned for w in wants]
+
+        def sample(logits: Tensor) -> list[Sampled]:
+            if logits.dtype != torch.float32 or logits.device.type != "cpu" or (len(wants) and logits.stride(1) != 1):
+                raise ValueError(f"the CPU sampler reads fp32 rows in memory, not {logits.dtype} on {logits.device}")
+            if len(logits) != len(wants):
+                raise ValueError(f"{len(logits)} rows of logits for {len(wants)} tokens")
+            vocab_size = logits.shape[1]
+            banned, ends = array("i"), array("i")
+            for tokens in forbidden:
+                banned.extend(t for t in tokens if 0 <= t < vocab_size)
+                ends.append(len(banned))
+            rows = self._sample_rows(
+                self._isa, logits.data_ptr(), len(wants), logits.stride(0), vocab_size,
+                temperatures, top_ks, top_ps, us, logprobs, banned, ends, given,
+            )  # fmt: skip
+            return [_NOT_NUMBERS if row is None else Sampled(row[0], row[1] and TokenLogprobs(*row[1])) for row in rows]
+
+        return sample
 
 
 class TorchSampler:
@@ -106,8 +112,11 @@ class TorchSampler:
     def __init__(self, device: torch.device) -> None:
         self.name = f"torch ({device})"
 
+    def prepare(self, wants: list[Want]) -> Sample:
+        return lambda logits: self._sample(logits, wants)
+
     @torch.inference_mode()
-    def sample(self, logits: Tensor, wants: list[Want]) -> list[Sampled]:
+    def _sample(self, logits: Tensor, wants: list[Want]) -> list[Sampled]:
         finite = logits.isfinite().all(dim=1).tolist()
         greedy = logits.argmax(dim=1).tolist()
         return [

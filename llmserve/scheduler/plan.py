@@ -7,13 +7,21 @@ that executes one needs no state but its KV blocks and its block table (one row 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import ge
 from typing import NamedTuple
 
 from llmserve.request import TokenLogprobs
 
-HEADER_WORDS = 7
-"""Of a chunk on the wire, before its tokens."""
+HEADER_WORDS = 3
+"""Of a plan on the wire, before the first chunk's words."""
+
+CHUNK_WORDS = 7
+"""Of a chunk on the wire, beside its tokens and blocks."""
+
+UNKNOWN = -1
+"""Stands for a token that the step in flight is about to choose; no plan that is executed has one."""
 
 
 class Chunk(NamedTuple):
@@ -41,53 +49,85 @@ class Chunk(NamedTuple):
 class StepPlan:
     """The chunks of one step; no two have the same row.
 
-    On the wire: the number of chunks, then for each chunk row, start, first_block, logits, variant, the numbers of
-    tokens and of new blocks, the tokens, the blocks. So no plan encodes to an empty array, which is a worker's order to
-    stop.
+    A plan is its words on the wire, and nothing is made of them that is not asked for: the numbers of chunks, of tokens
+    and of new blocks; for each chunk row, start, first_block, logits, variant, and its numbers of tokens and of new
+    blocks; all tokens; all new blocks. So no plan is an empty array, which is a worker's order to stop.
     """
 
-    chunks: tuple[Chunk, ...]
+    words: array[int]  # int32
+
+    @classmethod
+    def of(cls, chunks: Iterable[Chunk]) -> StepPlan:
+        """OverflowError if a number does not fit."""
+        chunks = tuple(chunks)
+        heads, tokens, blocks = [], [], []
+        for row, start, first_block, own, new_blocks, logits, variant in chunks:
+            heads += (row, start, first_block, logits, variant, len(own), len(new_blocks))
+            tokens += own
+            blocks += new_blocks
+        return cls.assemble(len(chunks), heads, tokens, blocks)
+
+    @classmethod
+    def assemble(cls, chunks: int, heads: list[int], tokens: list[int], blocks: list[int]) -> StepPlan:
+        """From its four parts, in the form that they have on the wire."""
+        words = array("i", (chunks, len(tokens), len(blocks)))
+        words.fromlist(heads)
+        words.fromlist(tokens)
+        words.fromlist(blocks)
+        return cls(words)
+
+    @property
+    def num_chunks(self) -> int:
+        return self.words[0]
 
     @property
     def num_tokens(self) -> int:
-        return sum(len(chunk.tokens) for chunk in self.chunks)
+        return self.words[1]
 
     @property
     def num_logits(self) -> int:
-        return sum(chunk.logits for chunk in self.chunks)
+        return sum(self.words[HEADER_WORDS + 3 : self.tokens_at : CHUNK_WORDS])
 
-    def encode(self) -> array[int]:
-        """The plan as int32 words. OverflowError if a number does not fit."""
-        words = [len(self.chunks)]
-        for row, start, first_block, tokens, new_blocks, logits, variant in self.chunks:
-            words += (row, start, first_block, logits, variant, len(tokens), len(new_blocks))
-            words += tokens
-            words += new_blocks
-        return array("i", words)
+    @property
+    def tokens_at(self) -> int:
+        """Where in `words` the tokens begin."""
+        return HEADER_WORDS + self.words[0] * CHUNK_WORDS
+
+    @property
+    def chunks(self) -> tuple[Chunk, ...]:
+        """The same in parts, made anew at every call: for those who take one chunk after the other."""
+        words = self.words.tolist()
+        token, block = self.tokens_at, self.tokens_at + words[1]
+        chunks = []
+        for at in range(HEADER_WORDS, token, CHUNK_WORDS):
+            row, start, first_block, logits, variant, tokens, blocks = words[at : at + CHUNK_WORDS]
+            own, new_blocks = tuple(words[token : token + tokens]), tuple(words[block : block + blocks])
+            chunks.append(Chunk(row, start, first_block, own, new_blocks, logits, variant))
+            token += tokens
+            block += blocks
+        return tuple(chunks)
 
     @classmethod
     def decode(cls, words: array[int]) -> StepPlan:
-        """The inverse of `encode`. ValueError, with the position in `words`, if they are not an encoded plan."""
-        flat = words.tolist()
-        if not flat or flat[0] < 0:
-            raise ValueError(f"not a step plan: it begins with {flat[:1]}, not with a number of chunks")
-        chunks = []
-        at = 1
-        for _ in range(flat[0]):
-            header = flat[at : at + HEADER_WORDS]
-            if len(header) < HEADER_WORDS or min(header) < 0:
-                raise ValueError(f"not a step plan: no chunk begins at word {at} of {len(flat)}: {header}")
-            row, start, first_block, logits, variant, num_tokens, num_blocks = header
-            blocks_at = at + HEADER_WORDS + num_tokens
-            end = blocks_at + num_blocks
-            if not 0 < num_tokens >= logits:
-                raise ValueError(f"not a step plan: the chunk at word {at} of {len(flat)} is impossible: {header}")
-            tokens, new_blocks = tuple(flat[at + HEADER_WORDS : blocks_at]), tuple(flat[blocks_at:end])
-            chunks.append(Chunk(row, start, first_block, tokens, new_blocks, logits, variant))
-            at = end
-        if at != len(flat):
-            raise ValueError(f"not a step plan: it ends at word {at}, but {len(flat)} came")
-        return cls(tuple(chunks))
+        """The plan whose words these are. ValueError if they are not in its form.
+
+        Whether rows, positions, tokens and blocks exist is for those who have them.
+        """
+        if len(words) < HEADER_WORDS or min(words) < 0:
+            raise ValueError(f"not a step plan: {words[:HEADER_WORDS].tolist()} … of {len(words)} words, or a negative one")
+        chunks, tokens, blocks = words[:HEADER_WORDS]
+        if len(words) != HEADER_WORDS + CHUNK_WORDS * chunks + tokens + blocks:
+            raise ValueError(
+                f"not a step plan: {chunks} chunks, {tokens} tokens and {blocks} blocks do not make {len(words)} words"
+            )
+        plan = cls(words)
+        heads = words[HEADER_WORDS : plan.tokens_at]
+        lengths = heads[5::CHUNK_WORDS]
+        if sum(lengths) != tokens or sum(heads[6::CHUNK_WORDS]) != blocks:
+            raise ValueError(f"not a step plan: its chunks have other numbers than {tokens} tokens and {blocks} blocks")
+        if 0 in lengths or not all(map(ge, lengths, heads[3::CHUNK_WORDS])):
+            raise ValueError("not a step plan: a chunk has no tokens, or wants more logits than it has tokens")
+        return plan
 
 
 class Sampled(NamedTuple):

@@ -4,29 +4,40 @@ Prefill, chunked prefill, decode, a prefix found in the cache, recompute after p
 tell them apart (the idea is vLLM V1's; batching anew at every step is Orca's, Yu et al., 2022). Requests come in, plans
 go out, sampled tokens come back; tensors, devices, ranks and text are elsewhere.
 
-Three choices make the rest simple:
+Four choices make the rest simple:
 
-* First come, first served, and nobody overtakes. So whoever runs arrived before everyone who waits, in that order.
+* There is one order: the more urgent priority first, of one priority the first to come. Who waits is let in in that
+  order and nobody overtakes; when blocks run out, the last in that order gives all of its own back and waits, before
+  all others of its priority. So the first in order always advances, and among equals everyone becomes the first in the
+  end: none of them starves. Nobody is thrown out because somebody more urgent has come.
 * A sequence is admitted only with room for all its known tokens, and only when every running sequence has been given
-  all it wants in this step. So (by induction over steps) only the youngest running sequence can be behind by more than
-  its newest token, and never more sequences run than `max_num_batched_tokens`. Going through them oldest first, every
-  one advances in every step: a decode never waits for another's long prompt.
-* When blocks run out the youngest gives all of its own back and waits, at the head of the queue. So the oldest always
-  advances, and everyone becomes the oldest in the end: nothing starves.
+  all it wants in this step. So (by induction over steps) only the one admitted last can be behind by more than its
+  newest token, and never more sequences run than `max_num_batched_tokens`. What it gets is what the others' newest
+  tokens leave of a step: a decode never waits for another's long prompt.
+* A step may be planned while the one before is computed. Each sequence then has a token that nobody knows yet, which
+  is as good as known for all that planning asks, but for one thing: it may be the last. So who ends unexpectedly is left
+  out of the plan at the last moment.
+* Whatever has been planned is computed before whatever is planned later. So blocks may change hands while a step that
+  uses them is still being computed.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from bisect import bisect_left, insort
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
+from operator import attrgetter
 
 from llmserve.errors import RequestError
 from llmserve.request import Finish, Request, TokenEvent, TokenLogprobs
 from llmserve.scheduler.block_pool import BlockPool
-from llmserve.scheduler.plan import Chunk, Sampled, StepPlan
-from llmserve.scheduler.sequence import NO_ROW, Sequence
+from llmserve.scheduler.deadlines import Deadlines
+from llmserve.scheduler.plan import Sampled, StepPlan
+from llmserve.scheduler.sequence import NEVER, NO_ROW, Sequence
+from llmserve.scheduler.step import Part, Step
+from llmserve.scheduler.waiting import WaitingQueue
+
+_order = attrgetter("order")
 
 
 @dataclass(slots=True)
@@ -40,31 +51,6 @@ class Counters:
     scheduled_tokens: int = 0
 
 
-class _Step:
-    """A step that is being planned: what is in it so far, and what it may still hold."""
-
-    def __init__(self, tokens: int, prompt_logits: int) -> None:
-        self.chunks: list[Chunk] = []
-        self.sequences: list[Sequence] = []  # chunk by chunk
-        self.has_room = True  # for one more sequence: all so far got all they want, and that is not all there is
-        self._tokens = tokens
-        self._prompt_logits = prompt_logits
-
-    def add(self, seq: Sequence, first_block: int) -> None:
-        """As many of a sequence's pending tokens as there is room for, with its blocks from entry `first_block` on."""
-        start = seq.computed
-        wanted = max(start, seq.scored)  # the first position whose logits are
-        # One row of logits is every chunk's own, so whoever is in a step advances by a token.
-        stop = min(len(seq.tokens), start + self._tokens, wanted + 1 + self._prompt_logits)
-        logits = max(0, stop - wanted)
-        tokens, blocks = tuple(seq.tokens[start:stop]), tuple(seq.blocks[first_block:])
-        self.chunks.append(Chunk(seq.row, start, first_block, tokens, blocks, logits, seq.variant))
-        self.sequences.append(seq)
-        self._tokens -= stop - start
-        self._prompt_logits -= max(0, logits - 1)
-        self.has_room = self._tokens > 0 and stop == len(seq.tokens)
-
-
 class Scheduler:
     """Turns requests into step plans, and sampled tokens into token events.
 
@@ -74,7 +60,8 @@ class Scheduler:
             events = scheduler.update(plan, sampled)
 
     Every request that `add` accepts gets exactly one event with `finish` set, and with it the scheduler forgets it.
-    From `schedule` to `update` a plan is in flight: more requests may be added meanwhile, but none aborted.
+    From `schedule` to `update` a plan is in flight: more requests may be added meanwhile and the next step may be
+    prepared, but no request can be ended.
     """
 
     def __init__(
@@ -109,17 +96,20 @@ class Scheduler:
         self.max_prompt_logits = max_prompt_logits
         self._variant_of = variant_of
         self._free_rows = list(reversed(range(max_num_seqs)))
-        # By request id; together in order of arrival, running before waiting.
-        self._running: dict[int, Sequence] = {}
-        self._waiting: OrderedDict[int, Sequence] = OrderedDict()
-        # The plan in flight and its sequences, chunk by chunk.
+        self._alive: dict[int, Sequence] = {}  # by request id: those who run and those who wait
+        self._running: list[Sequence] = []  # in order
+        self._waiting = WaitingQueue()
+        self._deadlines = Deadlines()
+        self._arrivals = 0
+        # The plan in flight, what is in it, and the step after it, where that has been prepared.
         self._plan: StepPlan | None = None
-        self._planned: list[Sequence] = []
+        self._parts: list[Part] = []
+        self._prepared: Step | None = None
 
     @property
     def has_work(self) -> bool:
-        """Whether `schedule` would return a plan."""
-        return bool(self._running or self._waiting)
+        """Whether `schedule` would return a plan, or one is in flight."""
+        return bool(self._alive)
 
     @property
     def num_running(self) -> int:
@@ -129,12 +119,15 @@ class Scheduler:
     def num_waiting(self) -> int:
         return len(self._waiting)
 
-    def add(self, request: Request) -> None:
-        """Queue a request. RequestError if it could never be served, however idle the server; it then gets no event."""
+    def add(self, request: Request, now: float = 0.0) -> None:
+        """Queue a request, of which the time begins `now` (seconds of any clock; `expire` reads the same).
+
+        RequestError if it could never be served, however idle the server; it then gets no event.
+        """
         prompt_len = len(request.prompt)
         limit = min(prompt_len + request.sampling.max_tokens, self.max_model_len)
         capacity = self.pool.num_blocks * self.pool.block_size
-        if request.id in self._running or request.id in self._waiting:
+        if request.id in self._alive:
             raise RequestError(f"A request with id {request.id} is already being served.", param="id")
         if not prompt_len:
             raise RequestError("The prompt is empty; it needs at least one token.", param="prompt")
@@ -152,59 +145,67 @@ class Scheduler:
                 param="prompt" if prompt_len > capacity else "max_tokens",
                 code="context_length_exceeded",
             )
-        self._waiting[request.id] = Sequence(request, limit, self._variant_of(prompt_len, limit))
+        seq = Sequence(request, self._arrivals, limit, self._variant_of(prompt_len, limit))
+        self._arrivals += 1
+        self._alive[request.id] = seq
+        self._waiting.add(seq)
+        if request.timeout is not None:
+            self._deadlines.set(request.id, now + request.timeout)
 
     def abort(self, request_id: int) -> TokenEvent | None:
         """End a request now; its final event, or None if it is unknown (it may just have ended).
 
-        Between steps only: RuntimeError while a plan is in flight, as ranks may be writing the request's blocks.
+        RuntimeError while a plan is in flight, as ranks may be writing the request's blocks.
         """
-        if self._plan is not None:
-            raise RuntimeError(f"request {request_id} cannot be aborted while a plan is in flight")
-        seq = self._running.get(request_id) or self._waiting.get(request_id)
+        self._check_nothing_in_flight(f"abort request {request_id}")
+        seq = self._alive.get(request_id)
         return self._end(seq, Finish.ABORT) if seq else None
 
+    def expire(self, now: float) -> list[TokenEvent]:
+        """End every request whose time is up. RuntimeError while a plan is in flight, as for `abort`."""
+        self._check_nothing_in_flight("end requests whose time is up")
+        return [self._end(self._alive[id], Finish.TIMEOUT) for id in self._deadlines.passed(now)]
+
     def abort_all(self, finish: Finish, error: str | None = None) -> list[TokenEvent]:
-        """End every request, oldest first. A plan in flight is forgotten: its step failed, and no rank works on it."""
-        self._plan = None
-        self._planned = []
-        return [self._end(seq, finish, error) for seq in (*self._running.values(), *self._waiting.values())]
+        """End every request, in order. A plan in flight is forgotten: its step failed, and no rank works on it."""
+        self._plan = self._prepared = None
+        self._parts = []
+        return [self._end(seq, finish, error) for seq in (*self._running, *self._waiting)]
 
     def schedule(self) -> StepPlan | None:
         """The next step, or None if there is no work. It is in flight until `update`."""
-        if self._plan is not None:
-            raise RuntimeError("the last plan is still in flight: update it before scheduling the next")
-        step = _Step(self.max_num_batched_tokens, self.max_prompt_logits)
-        preemptions = self.counters.preemptions
-        for seq in tuple(self._running.values()):
-            if seq.row == NO_ROW:  # it and all younger ones were preempted for an older one just now
-                break
-            first_block = len(seq.blocks)
-            if not self._make_room(seq):
-                break
-            step.add(seq, first_block)
-        # A step that pushes somebody out lets nobody in: first let those blocks do what they were taken for.
-        if self.counters.preemptions == preemptions:
-            while step.has_room and self._waiting and self._free_rows and (admitted := self._admit_head()):
-                step.add(admitted, 0)
-        if not step.chunks:
+        self._check_nothing_in_flight("schedule another step")
+        step, self._prepared = self._prepared, None
+        if step is not None:
+            step.settle()
+        if step is None or not step.parts:
+            step = self._next_step()
+        self._let_in(step)
+        if not step.parts:
             return None
-        self._plan = StepPlan(tuple(step.chunks))
-        self._planned = step.sequences
-        self.counters.steps += 1
-        self.counters.scheduled_tokens += self._plan.num_tokens
+        self._plan = step.plan()
+        self._parts = step.parts
         return self._plan
+
+    def prepare(self) -> None:
+        """Plan the step after the one in flight, as far as that can be known: `schedule` will have less to do."""
+        if self._plan is None or self._prepared is not None:
+            raise RuntimeError("the next step is prepared once, while a plan is in flight")
+        self._prepared = self._next_step()
+        self._let_in(self._prepared)
 
     def wanted(self, plan: StepPlan) -> list[tuple[Sequence, int]]:
         """For each row of logits of the plan in flight, its sequence and the position of the token that they are of.
 
-        Either the sequence has that token, and its log-probabilities are wanted, or it is the next one to be chosen.
+        Either the prompt has that token, and its log-probabilities are wanted, or it is the next one to be chosen.
         """
         self._check_in_flight(plan)
         wanted = []
-        for chunk, seq in zip(plan.chunks, self._planned, strict=True):
-            end = chunk.start + len(chunk.tokens)
-            wanted += [(seq, position) for position in range(end - chunk.logits + 1, end + 1)]
+        for seq, end, logits, _ in self._parts:
+            if logits == 1:
+                wanted.append((seq, end))
+            else:
+                wanted += [(seq, position) for position in range(end - logits + 1, end + 1)]
         return wanted
 
     def update(self, plan: StepPlan, sampled: list[Sampled]) -> list[TokenEvent]:
@@ -215,49 +216,88 @@ class Scheduler:
         self._check_in_flight(plan)
         if len(sampled) != plan.num_logits:
             raise ValueError(f"the plan wants {plan.num_logits} tokens, got {len(sampled)}")
-        planned = self._planned
+        parts = self._parts
         self._plan = None
-        self._planned = []
+        self._parts = []
+        self.counters.steps += 1
+        self.counters.scheduled_tokens += plan.num_tokens
         events: list[TokenEvent] = []
-        results = iter(sampled)
-        for chunk, seq in zip(plan.chunks, planned, strict=True):
-            rows = list(islice(results, chunk.logits))
-            error = next((row.error for row in rows if row.error is not None), None)
+        chosen: Sampled | None
+        of_prompt: tuple[TokenLogprobs, ...]
+        next_row = 0
+        for seq, end, logits, chooses in parts:
+            first, next_row = next_row, next_row + logits
+            if logits == 1 and chooses:  # what decodes
+                chosen, of_prompt = sampled[first], ()
+                error = chosen.error
+            else:
+                chosen, of_prompt, error = _rows(sampled[first:next_row], chooses)
             if error is not None:
                 # What made its logits unusable may be in its KV: nobody else should find that.
-                self.pool.withdraw(seq.blocks)
+                self.pool.withdraw(seq.blocks or self.pool.match(seq.keys))  # it may have been pushed out meanwhile
                 events.append(self._end(seq, Finish.ERROR, error))
                 continue
-            self._advance(seq, len(chunk.tokens))
-            if rows:
-                seq.scored += len(rows)
-                chosen = rows.pop() if seq.computed == len(seq.tokens) else None
-                prompt_logprobs = tuple(row.logprobs for row in rows if row.logprobs is not None)
-                events.append(self._append(seq, chosen, prompt_logprobs))
+            if end >= seq.fills:
+                self._publish(seq, end)
+            if chosen is not None:
+                events.append(self._append(seq, end, chosen, of_prompt))
+            elif of_prompt:
+                events.append(TokenEvent(seq.id, None, prompt_logprobs=of_prompt))
         return events
 
     def _check_in_flight(self, plan: StepPlan) -> None:
         if plan is not self._plan:
             raise RuntimeError("this plan is not the one in flight")
 
+    def _check_nothing_in_flight(self, wish: str) -> None:
+        if self._plan is not None:
+            raise RuntimeError(f"cannot {wish} while a plan is in flight: update it first")
+
+    def _next_step(self) -> Step:
+        """What those who run want, as far as a step may hold it."""
+        step = Step(self.max_num_batched_tokens, self.max_prompt_logits)
+        running, preemptions = self._running, self.counters.preemptions
+        index = 0
+        while index < len(running):  # it shrinks from its end where blocks run out
+            seq = running[index]
+            index += 1
+            length = len(seq.tokens)
+            if length >= seq.limit:  # the token in flight is its last
+                continue
+            first_block = len(seq.blocks)
+            if length > seq.room and not self._make_room(seq):
+                break
+            # One for each of those that follow: if one is behind, all others want just one.
+            step.add(seq, first_block, len(running) - index)
+        # A step that pushes somebody out lets nobody in: first let those blocks do what they were taken for.
+        step.is_open &= self.counters.preemptions == preemptions
+        return step
+
+    def _let_in(self, step: Step) -> None:
+        """Admit as many as there is room for, in the step and beside those who run."""
+        while step.is_open and step.tokens_left and self._waiting and self._free_rows:
+            if len(self._running) == self.max_num_batched_tokens or not (admitted := self._admit_head()):
+                break
+            step.add(admitted, 0, 0)
+
     def _make_room(self, seq: Sequence) -> bool:
-        """Blocks for all tokens of a running sequence, if need be those of the youngest; False if that is itself."""
-        missing = self.pool.blocks_for(len(seq.tokens)) - len(seq.blocks)
-        while missing > self.pool.num_idle:
-            _, victim = self._running.popitem()
+        """Blocks for all tokens of a running sequence, if need be those of the last in order; False if that is itself."""
+        pool = self.pool
+        missing = pool.blocks_for(len(seq.tokens)) - len(seq.blocks)
+        while missing > pool.num_idle:
+            victim = self._running.pop()
             self._vacate(victim)
-            self._waiting[victim.request.id] = victim
-            self._waiting.move_to_end(victim.request.id, last=False)
+            self._waiting.put_back(victim)
             self.counters.preemptions += 1
             if victim is seq:
                 return False
-        if missing:
-            seq.blocks += self.pool.take(missing)
+        seq.blocks += pool.take(missing)
+        seq.room = len(seq.blocks) * pool.block_size
         return True
 
     def _admit_head(self) -> Sequence | None:
-        """Let the oldest waiting sequence run, with blocks for all its tokens, if enough remain for those who run."""
-        request_id, seq = next(iter(self._waiting.items()))
+        """Let the first who waits run, with blocks for all its tokens, if enough remain for those who run."""
+        seq = self._waiting.head
         size = self.pool.block_size
         cached = self.pool.match(seq.prefix_keys(size))
         missing = self.pool.blocks_for(len(seq.tokens)) - len(cached)
@@ -265,62 +305,61 @@ class Scheduler:
         # Within the next block_size steps each running sequence wants one block more. With that many left, whoever is
         # admitted gets at least that far before anyone is preempted; with fewer, it might be thrown out at once, again
         # and again. Alone it may have everything: `add` made sure that is enough.
-        if self._running and left < len(self._running) + 1:
+        if left < (len(self._running) + 1 if self._running else 0):
             return None
-        del self._waiting[request_id]
-        self._running[request_id] = seq
+        self._waiting.remove(seq)
+        insort(self._running, seq, key=_order)
         self.pool.share(cached)
         seq.blocks = cached + self.pool.take(missing)
+        seq.room = len(seq.blocks) * size
         seq.computed = len(cached) * size
         seq.row = self._free_rows.pop()
+        if self.pool.prefix_caching:
+            seq.fills = seq.computed + size
         if seq.cached_tokens is None:
-            seq.cached_tokens = seq.computed
+            seq.cached_tokens = seq.untold = seq.computed
             if self.pool.prefix_caching and seq.request.sampling.prompt_logprobs is None:
                 self.counters.prefix_queries += len(seq.tokens)
                 self.counters.prefix_hits += seq.computed
         return seq
 
-    def _advance(self, seq: Sequence, count: int) -> None:
-        """The KV of `count` more tokens exists, and blocks it filled can be shared from now on."""
+    def _publish(self, seq: Sequence, end: int) -> None:
+        """The KV of all tokens before `end` exists, and the blocks that they fill can be shared from now on."""
         size = self.pool.block_size
-        filled = range(seq.computed // size, (seq.computed + count) // size)
-        seq.computed += count
-        if self.pool.prefix_caching:
-            for index in filled:
-                self.pool.publish(seq.blocks[index], seq.key(index, size))
+        while seq.fills <= end:
+            index = seq.fills // size - 1
+            self.pool.publish(seq.blocks[index], seq.key(index, size))
+            seq.fills += size
 
-    def _append(self, seq: Sequence, chosen: Sampled | None, prompt_logprobs: tuple[TokenLogprobs, ...]) -> TokenEvent:
-        """What its rows of logits yielded; `chosen`: its next token, if it has caught up with those it had."""
-        if chosen is None:
-            return TokenEvent(seq.request.id, None, prompt_logprobs=prompt_logprobs)
-        sampling = seq.request.sampling
+    def _append(self, seq: Sequence, at: int, chosen: Sampled, of_prompt: tuple[TokenLogprobs, ...]) -> TokenEvent:
+        """Its next token, at position `at`, which has been waited for."""
         token = chosen.token
-        cached_tokens = 0 if seq.num_generated else seq.cached_tokens or 0
-        seq.tokens.append(token)
-        if token in sampling.stop_token_ids and seq.num_generated >= sampling.min_tokens:
+        seq.tokens[at] = token
+        cached_tokens = seq.untold
+        seq.untold = 0
+        if token in seq.request.sampling.stop_token_ids and at + 1 >= seq.stops_from:
             finish = Finish.STOP
-        elif len(seq.tokens) >= seq.limit:
+        elif at + 1 >= seq.limit:
             finish = Finish.LENGTH
         else:
-            finish = None
-        if finish:
-            self._forget(seq)
-        return TokenEvent(
-            seq.request.id, token, finish, chosen.logprobs, cached_tokens, prompt_logprobs=prompt_logprobs
-        )
+            return TokenEvent(seq.id, token, None, chosen.logprobs, cached_tokens, of_prompt)
+        self._forget(seq)
+        return TokenEvent(seq.id, token, finish, chosen.logprobs, cached_tokens, of_prompt)
 
     def _end(self, seq: Sequence, finish: Finish, error: str | None = None) -> TokenEvent:
         """Its final event, without a token."""
         self._forget(seq)
-        cached_tokens = 0 if seq.num_generated else seq.cached_tokens or 0
-        return TokenEvent(seq.request.id, None, finish, cached_tokens=cached_tokens, error=error)
+        return TokenEvent(seq.id, None, finish, cached_tokens=seq.untold, error=error)
 
     def _forget(self, seq: Sequence) -> None:
+        del self._alive[seq.id]
+        self._deadlines.forget(seq.id)
         if seq.row == NO_ROW:
-            del self._waiting[seq.request.id]
+            self._waiting.remove(seq)
         else:
-            del self._running[seq.request.id]
+            del self._running[bisect_left(self._running, seq.order, key=_order)]
             self._vacate(seq)
+        seq.ended = True
 
     def _vacate(self, seq: Sequence) -> None:
         """Give back a sequence's row and blocks. What it published stays findable, so that coming back may be cheap."""
@@ -328,4 +367,15 @@ class Scheduler:
         self._free_rows.append(seq.row)
         seq.row = NO_ROW
         seq.blocks = []
-        seq.computed = 0
+        seq.computed = seq.room = 0
+        seq.fills = NEVER  # also of what is in flight: those blocks are no longer its own
+
+
+def _rows(
+    sampled: list[Sampled], chooses: bool
+) -> tuple[Sampled | None, tuple[TokenLogprobs, ...], str | None]:
+    """A chunk's rows → the next token, what is known of the prompt's, and what is wrong with one of them."""
+    error = next((row.error for row in sampled if row.error is not None), None)
+    chosen = sampled[-1] if chooses else None
+    of_prompt = sampled[:-1] if chooses else sampled
+    return chosen, tuple(row.logprobs for row in of_prompt if row.logprobs is not None), error

@@ -5,60 +5,82 @@ Plain data. The scheduler alone changes it; the sampler reads it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
 from llmserve.request import Request
 from llmserve.scheduler.block_pool import block_key
 
 NO_ROW = -1
-"""The row of a sequence that waits."""
+"""The row of a sequence that waits, or has ended."""
+
+NEVER = sys.maxsize
 
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """`tokens` are the prompt and what was generated; the KV of the first `computed` of them is in `blocks`.
+    """`tokens` are the prompt and what was generated; the KV of the first `computed` of them is in `blocks`, or will be
+    when the plans made so far are executed. The last token may be UNKNOWN: the step in flight is choosing it.
 
-    The logits of the first `scored` positions are used, or of no use; they never reach past the last token's. Usually
-    only that one's are wanted, and all of a prompt's where log-probabilities of its tokens are asked for.
+    The logits of the last token's position are wanted, which foretell the next. Where log-probabilities of the prompt
+    are asked for, those of all its positions are; `told` counts the positions before its last whose logits nobody
+    needs any more.
 
     A sequence runs while it has a row of the block table, otherwise it waits and owns nothing. There is no other state:
     whether it is in its prompt, decoding, or recomputing after a preemption is only how far `computed` is behind.
     """
 
     request: Request
+    arrival: int  # how many came before it
     limit: int  # the length, prompt included, at which it ends at the latest
     variant: int = 0  # the set of rotation frequencies that its keys are turned by
+    id: int = field(init=False)
+    order: tuple[int, int] = field(init=False)  # who is smaller goes first
     tokens: list[int] = field(init=False)
+    stops_from: int = field(init=False)  # the length, prompt included, from which on a stop token ends it
     row: int = NO_ROW
     computed: int = 0
-    scored: int = field(init=False)
+    told: int = field(init=False)
     blocks: list[int] = field(default_factory=list)  # in the order of positions; the last may have room left
+    room: int = 0  # tokens that the blocks hold
+    fills: int = NEVER  # the length at which its first block that is not published will be full
     keys: list[bytes] = field(default_factory=list)  # of the leading full blocks, as far as anyone asked
     cached_tokens: int | None = None  # prompt tokens the prefix cache held at first admission; None before that
+    untold: int = 0  # of these, what no event has told yet
+    ended: bool = False  # its final event is out; a plan made ahead may still hold a chunk of it
 
     def __post_init__(self) -> None:
-        self.tokens = list(self.request.prompt)
-        self.scored = len(self.tokens) - 1 if self.request.sampling.prompt_logprobs is None else 0
+        request, sampling = self.request, self.request.sampling
+        self.id = request.id
+        self.order = request.priority, self.arrival
+        self.tokens = list(request.prompt)
+        self.stops_from = len(request.prompt) + sampling.min_tokens
+        self.told = len(request.prompt) - 1 if sampling.prompt_logprobs is None else 0
 
     @property
-    def pending(self) -> int:
-        """Tokens whose KV is still to be computed; 1 while decoding."""
-        return len(self.tokens) - self.computed
-
-    @property
-    def num_generated(self) -> int:
-        return len(self.tokens) - len(self.request.prompt)
+    def first_wanted(self) -> int:
+        """The first position whose logits are still wanted."""
+        return self.told if self.told < len(self.request.prompt) - 1 else len(self.tokens) - 1
 
     def key(self, index: int, block_size: int) -> bytes:
-        """The prefix-cache key of full block `index`. Each is computed once: tokens and variant never change."""
-        keys, start = self.keys, bytes([self.variant]) if self.variant else b""
+        """The prefix-cache key of full block `index`. Each is computed once: tokens never change, nor what else counts."""
+        keys = self.keys
         while len(keys) <= index:
             at = len(keys) * block_size
-            keys.append(block_key(keys[-1] if keys else start, self.tokens[at : at + block_size]))
+            keys.append(block_key(keys[-1] if keys else self._root(), self.tokens[at : at + block_size]))
         return keys[index]
+
+    def _root(self) -> bytes:
+        """What stands before the first block: sequences with equal tokens and another root share nothing."""
+        salt = self.request.cache_salt
+        if not (self.variant or salt):
+            return b""
+        # A hash, since whoever chose these bytes freely could choose another's key.
+        return blake2b(salt.encode(errors="surrogatepass"), digest_size=16, key=b"%d" % self.variant).digest()
 
     def prefix_keys(self, block_size: int) -> Iterator[bytes]:
         """Keys of the blocks it could take from the cache: all full ones whose logits nobody wants any more."""
-        for index in range(self.scored // block_size):
+        for index in range(self.first_wanted // block_size):
             yield self.key(index, block_size)

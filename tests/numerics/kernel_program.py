@@ -79,7 +79,7 @@ atexit.register(pool.cache_clear)  # before the extension looks for what was lef
 
 
 def words(*chunks: Chunk) -> np.ndarray:
-    return np.frombuffer(StepPlan(chunks).encode(), dtype=np.int32)
+    return np.frombuffer(StepPlan.of(chunks).words, dtype=np.int32)
 
 
 def run(

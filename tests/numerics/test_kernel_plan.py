@@ -141,7 +141,7 @@ def test_words_too_few_or_too_many(isa: str) -> None:
 def test_a_plan_of_no_chunks_is_a_step_of_nothing(isa: str) -> None:
     model = Model(isa)
     model.run()
-    model.program.begin(np.array([0], np.int32))
+    model.program.begin(words())
     attended, last = model.run()
     assert len(attended) == len(last) == 0
 

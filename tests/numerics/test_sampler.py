@@ -35,7 +35,7 @@ def params(**changes: object) -> SamplingParams:
 
 
 def tokens(sampler: Sampler, logits: Tensor, wants: list[Want]) -> list[int]:
-    sampled = sampler.sample(logits, wants)
+    sampled = sampler.prepare(wants)(logits)
     assert all(s.error is None for s in sampled)
     return [s.token for s in sampled]
 
@@ -132,10 +132,10 @@ def test_a_token_depends_on_nothing_but_its_row_seed_and_position(
     logits = logits_of(*range(seed, seed + rows), vocab=300)
     chosen = [params(), params(temperature=0), params(top_k=5), params(temperature=1.5, top_p=0.9)]
     wants = [Want(replace(chosen[i % 4], seed=i, logprobs=3), 10 + i, i) for i in range(rows)]
-    together = sampler.sample(logits, wants)
+    together = sampler.prepare(wants)(logits)
     shuffled = order.sample(range(rows), rows)
-    again = sampler.sample(logits[shuffled], [wants[i] for i in shuffled])
-    alone = [sampler.sample(logits[i : i + 1], [wants[i]])[0] for i in range(rows)]
+    again = sampler.prepare([wants[i] for i in shuffled])(logits[shuffled])
+    alone = [sampler.prepare([wants[i]])(logits[i : i + 1])[0] for i in range(rows)]
     assert together == alone
     assert together == [again[shuffled.index(i)] for i in range(rows)]
 
@@ -197,7 +197,7 @@ def test_a_masked_stop_token_keeps_its_logprob(sampler: Sampler) -> None:
     row = logits_of(0)
     best = int(row.argmax())
     chosen = params(temperature=0, min_tokens=2, stop_token_ids=frozenset({best}), logprobs=1)
-    (sampled,) = sampler.sample(row, [Want(chosen, 9, 0)])
+    (sampled,) = sampler.prepare([Want(chosen, 9, 0)])(row)
     assert sampled.token != best
     assert sampled.logprobs is not None
     assert sampled.logprobs.top[0][0] == best
@@ -207,9 +207,9 @@ def test_a_masked_stop_token_keeps_its_logprob(sampler: Sampler) -> None:
 def test_a_row_that_is_not_numbers_is_an_error_of_that_row_alone(sampler: Sampler, bad: float) -> None:
     logits = logits_of(0, 1, 2)
     wants = [Want(params(seed=i, logprobs=2), 5, 0) for i in range(3)]
-    whole = sampler.sample(logits, wants)
+    whole = sampler.prepare(wants)(logits)
     logits[1, 4] = bad
-    sampled = sampler.sample(logits, wants)
+    sampled = sampler.prepare(wants)(logits)
     assert sampled[1].error == "the model computed logits that are not numbers."
     assert sampled[1].logprobs is None
     assert [sampled[0], sampled[2]] == [whole[0], whole[2]]
@@ -220,7 +220,7 @@ def test_a_row_that_is_not_numbers_is_an_error_of_that_row_alone(sampler: Sample
 def test_logprobs_are_the_log_softmax_of_the_logits(sampler: Sampler, count: int, temperature: float) -> None:
     logits = logits_of(0, 1, 2)
     wants = [Want(params(temperature=temperature, top_p=0.8, logprobs=count), 5, 0)] * 3
-    for row, sampled in zip(logits.double().numpy(), sampler.sample(logits, wants), strict=True):
+    for row, sampled in zip(logits.double().numpy(), sampler.prepare(wants)(logits), strict=True):
         expected = np.log(np.exp(row) / np.exp(row).sum())
         assert sampled.logprobs is not None
         assert sampled.logprobs.chosen == pytest.approx(expected[sampled.token], abs=1e-5)
@@ -230,11 +230,11 @@ def test_logprobs_are_the_log_softmax_of_the_logits(sampler: Sampler, count: int
 
 
 def test_no_logprobs_where_none_are_wanted(sampler: Sampler) -> None:
-    assert sampler.sample(logits_of(0), [Want(params(), 5, 0)])[0].logprobs is None
+    assert sampler.prepare([Want(params(), 5, 0)])(logits_of(0))[0].logprobs is None
 
 
 def test_no_rows_give_no_tokens(sampler: Sampler) -> None:
-    assert sampler.sample(torch.empty(0, VOCAB), []) == []
+    assert sampler.prepare([])(torch.empty(0, VOCAB)) == []
 
 
 def test_a_token_that_is_given_is_told_of_and_not_chosen(sampler: Sampler) -> None:
@@ -242,7 +242,7 @@ def test_a_token_that_is_given_is_told_of_and_not_chosen(sampler: Sampler) -> No
     logits = logits_of(*range(VOCAB))
     chosen = params(temperature=1.7, top_k=2, top_p=0.5, seed=3, min_tokens=5, stop_token_ids=frozenset(range(VOCAB)))
     chosen = replace(chosen, logprobs=1, prompt_logprobs=3)
-    sampled = sampler.sample(logits, [Want(chosen, 5, 0, told) for told in range(VOCAB)])
+    sampled = sampler.prepare([Want(chosen, 5, 0, told) for told in range(VOCAB)])(logits)
     for told, (row, got) in enumerate(zip(logits.double().numpy(), sampled, strict=True)):
         expected = np.log(np.exp(row) / np.exp(row).sum())
         order = np.argsort(-expected).tolist()

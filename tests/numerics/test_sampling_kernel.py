@@ -179,9 +179,9 @@ def test_rows_are_sampled_as_the_torch_sampler_does(
         for i in range(4)
     ]
     logits, wants = torch.from_numpy(rows), [Want(p, 9, 0) for p in chosen]
-    expected = TorchSampler(torch.device("cpu")).sample(logits, wants)
+    expected = TorchSampler(torch.device("cpu")).prepare(wants)(logits)
     for isa in SETS:
-        assert [s.token for s in CpuSampler(isa).sample(logits, wants)] == [s.token for s in expected]
+        assert [s.token for s in CpuSampler(isa).prepare(wants)(logits)] == [s.token for s in expected]
 
 
 @pytest.mark.parametrize("isa", SETS)

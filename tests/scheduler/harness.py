@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from llmserve.request import Finish, Request, SamplingParams, TokenEvent, TokenLogprobs
 from llmserve.scheduler import BlockPool, Sampled, Scheduler, Sequence, StepPlan
 
 from . import invariants
 from .fake_model import FakeModel, reference
+
+Planned = TypeVar("Planned")
 
 
 def request(
@@ -18,11 +22,14 @@ def request(
     stop: frozenset[int] = frozenset(),
     min_tokens: int = 0,
     prompt_logprobs: int | None = None,
+    priority: int = 0,
+    timeout: float | None = None,
+    cache_salt: str = "",
 ) -> Request:
     sampling = SamplingParams(
         max_tokens=max_tokens, stop_token_ids=stop, min_tokens=min_tokens, prompt_logprobs=prompt_logprobs
     )
-    return Request(request_id, prompt, sampling)
+    return Request(request_id, prompt, sampling, priority, timeout, cache_salt)
 
 
 def expected(req: Request, max_model_len: int) -> tuple[list[int], Finish]:
@@ -63,7 +70,10 @@ class Answer:
 
 
 class Engine:
-    """`step` plans, executes what came over the wire, samples, updates, and checks every invariant on the way."""
+    """`step` plans, executes what came over the wire, samples, updates, and checks every invariant on the way.
+
+    `ahead`: the next step is prepared before this one is executed. Time is counted in steps.
+    """
 
     def __init__(
         self,
@@ -74,6 +84,7 @@ class Engine:
         max_model_len: int = 64,
         prefix_caching: bool = True,
         max_prompt_logits: int = 8,
+        ahead: bool = False,
     ) -> None:
         self.pool = BlockPool(num_blocks, block_size, prefix_caching)
         self.max_num_seqs = max_num_seqs
@@ -84,6 +95,7 @@ class Engine:
             max_model_len=max_model_len,
             max_prompt_logits=max_prompt_logits,
         )
+        self.ahead = ahead
         self.model = FakeModel(num_blocks, block_size, max_num_seqs)
         self.arrivals: list[int] = []
         self.answers: dict[int, Answer] = {}
@@ -93,7 +105,7 @@ class Engine:
 
     def add(self, *requests: Request) -> None:
         for req in requests:
-            self.scheduler.add(req)
+            self.scheduler.add(req, self.steps)
             self.arrivals.append(req.id)
             self.answers[req.id] = Answer()
 
@@ -105,25 +117,33 @@ class Engine:
         self.check()
         return event
 
+    def expire(self) -> list[TokenEvent]:
+        events = self.scheduler.expire(self.steps)
+        for event in events:
+            assert (event.token, event.finish) == (None, Finish.TIMEOUT)
+            self.answers[event.request_id].receive(event)
+        self.check()
+        return events
+
     def step(self) -> StepPlan | None:
         had_work = self.scheduler.has_work
-        ran = set(self.scheduler._running)
-        preemptions = self.scheduler.counters.preemptions
-        plan = self.scheduler.schedule()
-        if self.scheduler.counters.preemptions > preemptions:
-            assert ran > set(self.scheduler._running), "admitted in a step that preempts"
+        plan = self._planning(self.scheduler.schedule)
         assert (plan is not None) == had_work, "work without a plan, or a plan without work"
         if plan is None:
             return None
         self.steps += 1
-        invariants.check_all(self.scheduler, self.max_num_seqs, self.arrivals)
-        invariants.check_plan(self.scheduler, plan)
-        received = StepPlan.decode(plan.encode())
+        told = {i: len(answer.prompt_logprobs) for i, answer in self.answers.items()}
+        invariants.check_plan(self.scheduler, plan, told)
+        received = StepPlan.decode(plan.words[:])
         assert received == plan
+        wanted = self.scheduler.wanted(plan)
+        if self.ahead:
+            self._planning(self.scheduler.prepare)
         tokens = self.model.execute(received)
         for seq in invariants.running(self.scheduler):
-            assert self.model.table[seq.row] == seq.blocks, "the ranks' block table is another"
-        wanted = self.scheduler.wanted(plan)
+            table = self.model.table[seq.row]
+            mine = seq.blocks[: len(table)] if self.ahead else seq.blocks
+            assert table == mine or self.ahead and seq not in [seq for seq, _ in wanted], "another block table"
         assert len(wanted) == len(tokens) == plan.num_logits
         sampled = [self._sample(seq, position, token) for (seq, position), token in zip(wanted, tokens, strict=True)]
         events = self.scheduler.update(plan, sampled)
@@ -134,22 +154,32 @@ class Engine:
         self.check()
         return plan
 
+    def _planning(self, act: Callable[[], Planned]) -> Planned:
+        ran = {seq.request.id for seq in invariants.running(self.scheduler)}
+        preemptions = self.scheduler.counters.preemptions
+        result = act()
+        if self.scheduler.counters.preemptions > preemptions:
+            runs = {seq.request.id for seq in invariants.running(self.scheduler)}
+            assert ran > runs, "admitted in a step that preempts"
+        invariants.check_all(self.scheduler, self.max_num_seqs, self.arrivals, self.model)
+        return result
+
     def _sample(self, seq: Sequence, position: int, token: int) -> Sampled:
-        error = self.faults.get((seq.request.id, position - len(seq.request.prompt)))
-        if position == len(seq.tokens):
+        prompt = seq.request.prompt
+        error = self.faults.get((seq.request.id, position - len(prompt)))
+        if position >= len(prompt):
             return Sampled(token, error=error)
-        return Sampled(seq.tokens[position], TokenLogprobs(float(token), (), 1), error)
+        return Sampled(prompt[position], TokenLogprobs(float(token), (), 1), error)
 
     def run(self) -> dict[int, Answer]:
         """Until nothing is left to do."""
         while self.step() is not None:
-            # The oldest advances by a token or more in every step and is never preempted.
+            # The first in order advances by a token or more in every step and is never preempted.
             assert self.steps <= len(self.arrivals) * self.scheduler.max_model_len, "somebody starves"
         assert self.pool.num_idle == self.pool.num_blocks, "blocks were lost"
         assert all(answer.finish is not None for answer in self.answers.values()), "a request without a final event"
         return self.answers
 
     def check(self) -> None:
-        invariants.check_all(self.scheduler, self.max_num_seqs, self.arrivals)
+        invariants.check_all(self.scheduler, self.max_num_seqs, self.arrivals, self.model)
         invariants.check_progress(self.scheduler)
-        invariants.check_scored(self.scheduler, {i: len(answer.prompt_logprobs) for i, answer in self.answers.items()})

@@ -6,23 +6,33 @@ from collections.abc import Iterable
 
 from llmserve.scheduler import BlockPool, Scheduler, Sequence, StepPlan
 from llmserve.scheduler.block_pool import block_key
+from llmserve.scheduler.plan import UNKNOWN
 from llmserve.scheduler.sequence import NO_ROW
+
+from .fake_model import FakeModel, kv_of
 
 
 def running(scheduler: Scheduler) -> list[Sequence]:
-    return list(scheduler._running.values())
+    return list(scheduler._running)
 
 
 def waiting(scheduler: Scheduler) -> list[Sequence]:
-    return list(scheduler._waiting.values())
+    return list(scheduler._waiting)
+
+
+def known(seq: Sequence) -> list[int]:
+    """Its tokens, without those that steps in flight or to come will choose."""
+    return [token for token in seq.tokens if token != UNKNOWN]
 
 
 def check_references(pool: BlockPool, owners: Iterable[Sequence]) -> None:
     counted = [0] * pool.num_blocks
+    salts: dict[int, str] = {}
     for seq in owners:
         assert len(set(seq.blocks)) == len(seq.blocks), "a sequence holds a block twice"
         for block in seq.blocks:
             counted[block] += 1
+            assert salts.setdefault(block, seq.request.cache_salt) == seq.request.cache_salt, "shared with other salts"
     assert pool._refs == counted, "reference counts differ from a recount"
 
 
@@ -35,16 +45,23 @@ def check_idle(pool: BlockPool) -> None:
     assert keyed == sorted(keyed), "a cached prefix would be reused before a block that nobody can find"
 
 
-def check_keys(pool: BlockPool, owners: Iterable[Sequence]) -> None:
+def check_keys(pool: BlockPool, owners: Iterable[Sequence], model: FakeModel) -> None:
+    """What can be found is what its key says: the KV of those tokens, all of it, in every slot."""
     assert pool._key_of == {block: key for key, block in pool._block_of.items()}, "keys and blocks disagree"
     assert pool.prefix_caching or not pool._key_of, "published with prefix caching off"
+    size = pool.block_size
     for seq in owners:
-        parent = b""
+        kv, parent = 0, seq._root()
         for index, block in enumerate(seq.blocks):
-            parent = block_key(parent, seq.tokens[index * pool.block_size : (index + 1) * pool.block_size])
+            tokens = seq.tokens[index * size : (index + 1) * size]
+            parent = block_key(parent, tokens)
+            contents = []
+            for position, token in enumerate(tokens, index * size):
+                kv = kv_of(kv, position, token)
+                contents.append(kv)
             if block in pool._key_of:
-                assert (index + 1) * pool.block_size <= seq.computed, "published before its KV was computed"
                 assert pool._key_of[block] == parent, "published under the key of other tokens"
+                assert model.kv[block * size : (block + 1) * size] == contents, "published before its KV was computed"
 
 
 def check_rows(scheduler: Scheduler, max_num_seqs: int) -> None:
@@ -56,61 +73,78 @@ def check_rows(scheduler: Scheduler, max_num_seqs: int) -> None:
 def check_waiting(scheduler: Scheduler) -> None:
     for seq in waiting(scheduler):
         assert (seq.row, seq.computed, seq.blocks) == (NO_ROW, 0, []), "a waiting sequence owns something"
+    assert len(scheduler._waiting) == len(waiting(scheduler)), "counts other than wait"
 
 
 def check_order(scheduler: Scheduler, arrivals: list[int]) -> None:
     """`arrivals`: request ids in the order of `add`."""
     place = {request_id: index for index, request_id in enumerate(arrivals)}
-    ids = [seq.request.id for seq in (*running(scheduler), *waiting(scheduler))]
-    assert ids == list(scheduler._running) + list(scheduler._waiting), "filed under another id"
-    assert ids == sorted(ids, key=place.__getitem__), "somebody overtook"
+
+    def order(seq: Sequence) -> tuple[int, int]:
+        return seq.request.priority, place[seq.request.id]
+
+    ran, waits = [order(seq) for seq in running(scheduler)], [order(seq) for seq in waiting(scheduler)]
+    assert ran == sorted(ran), "those who run are out of order"
+    assert waits == sorted(waits), "those who wait are out of order"
+    for priority in {priority for priority, _ in ran}:
+        last = max(arrival for each, arrival in ran if each == priority)
+        assert all(arrival > last for each, arrival in waits if each == priority), "somebody overtook"
+    alive = {seq.request.id: seq for seq in (*running(scheduler), *waiting(scheduler))}
+    assert scheduler._alive == alive, "filed under another id, or lost"
+    assert set(scheduler._deadlines._moment_of) <= set(alive), "a deadline of one that has ended"
+    assert not any(seq.ended for seq in alive.values()), "alive and ended"
 
 
 def check_progress(scheduler: Scheduler) -> None:
-    """Between steps: only the youngest may be behind by more than its newest token, and blocks fit the tokens."""
+    """Between steps: only one, the last to come in, may be behind by more than its newest token; blocks fit the tokens."""
     pool = scheduler.pool
-    for index, seq in enumerate(running(scheduler)):
-        assert seq.pending >= 1, "nothing left to compute"
-        assert seq.pending == 1 or index == scheduler.num_running - 1, "an older sequence is behind"
+    behind = 0
+    for seq in running(scheduler):
+        pending = len(seq.tokens) - seq.computed
+        behind += pending > 1
+        assert pending >= 1, "nothing left to compute"
         assert pool.blocks_for(seq.computed) <= len(seq.blocks) <= pool.blocks_for(len(seq.tokens)), "blocks do not fit"
-        assert len(seq.tokens) < seq.limit, "should have ended"
+        assert seq.room == len(seq.blocks) * pool.block_size, "room for other than its blocks hold"
+        assert len(known(seq)) < seq.limit, "should have ended"
+        assert len(seq.tokens) <= seq.limit, "more is planned than it may have"
+    assert behind <= 1, "more than one is behind"
+    for seq in (*running(scheduler), *waiting(scheduler)):
+        unknown = len(seq.tokens) - len(known(seq))
+        assert unknown <= (scheduler._prepared is not None), "waits for a token that nothing will choose"
 
 
-def check_plan(scheduler: Scheduler, plan: StepPlan) -> None:
-    """A plan in flight: the budget, one chunk for every running sequence, and no write where others may read."""
+def check_plan(scheduler: Scheduler, plan: StepPlan, told: dict[int, int]) -> None:
+    """A plan in flight: the budget, one chunk for every running sequence, and no write where others may read.
+
+    `told`: of how many prompt tokens each request has been sent log-probabilities.
+    """
     pool = scheduler.pool
     assert 0 < plan.num_tokens <= scheduler.max_num_batched_tokens, "the token budget"
     extra = sum(max(0, chunk.logits - 1) for chunk in plan.chunks)
     assert extra <= scheduler.max_prompt_logits, "logits beyond their budget"
     by_row = {seq.row: seq for seq in running(scheduler)}
-    assert [chunk.row for chunk in plan.chunks] == list(by_row), "not one chunk for each running sequence, oldest first"
+    rows = [chunk.row for chunk in plan.chunks]
+    assert sorted(rows) == sorted(by_row), "not one chunk for each running sequence"
     for chunk in plan.chunks:
         seq = by_row[chunk.row]
         end = chunk.start + len(chunk.tokens)
+        tokens, prompt_len = known(seq), len(seq.request.prompt)
         assert chunk.tokens, "a chunk without tokens"
-        assert chunk.start == seq.computed, "does not start where the KV ends"
-        assert list(chunk.tokens) == seq.tokens[chunk.start : end], "other tokens than the sequence's"
-        assert chunk.logits == max(0, end - max(chunk.start, seq.scored)), "logits of other positions than are wanted"
+        assert end == seq.computed, "does not end where the KV will"
+        assert list(chunk.tokens) == tokens[chunk.start : end], "other tokens than the sequence's"
+        asked = seq.request.sampling.prompt_logprobs is not None and told[seq.request.id] < prompt_len - 1
+        first = max(chunk.start, told[seq.request.id] if asked else len(tokens) - 1)
+        assert chunk.logits == max(0, end - first), "logits of other positions than are wanted"
         assert seq.blocks[chunk.first_block :] == list(chunk.new_blocks), "blocks are not announced"
         for block in seq.blocks[chunk.start // pool.block_size : pool.blocks_for(end)]:
             assert pool._refs[block] == 1, "writes to a shared block"
             assert block not in pool._key_of, "writes to a published block"
 
 
-def check_all(scheduler: Scheduler, max_num_seqs: int, arrivals: list[int]) -> None:
+def check_all(scheduler: Scheduler, max_num_seqs: int, arrivals: list[int], model: FakeModel) -> None:
     check_references(scheduler.pool, running(scheduler))
     check_idle(scheduler.pool)
-    check_keys(scheduler.pool, running(scheduler))
+    check_keys(scheduler.pool, running(scheduler), model)
     check_rows(scheduler, max_num_seqs)
     check_waiting(scheduler)
     check_order(scheduler, arrivals)
-
-
-def check_scored(scheduler: Scheduler, told: dict[int, int]) -> None:
-    """Between steps. `told`: of how many prompt tokens each request has been sent log-probabilities."""
-    for seq in (*running(scheduler), *waiting(scheduler)):
-        asked = seq.request.sampling.prompt_logprobs is not None
-        last = len(seq.request.prompt) - 1
-        assert seq.scored <= len(seq.tokens) - 1, "the last logits are used, and gave no token"
-        assert seq.num_generated == max(0, seq.scored - last), "logits are used up without a token"
-        assert told[seq.request.id] == (min(seq.scored, last) if asked else 0), "told of other prompt tokens"

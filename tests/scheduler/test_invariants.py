@@ -9,6 +9,7 @@ import pytest
 
 from llmserve.request import Finish, TokenEvent
 from llmserve.scheduler import Chunk, Sequence, StepPlan
+from llmserve.scheduler.plan import UNKNOWN
 
 from . import invariants
 from .fake_model import FakeModel
@@ -25,8 +26,8 @@ def engine() -> Engine:
     built.step()
     first, second, third = invariants.running(built.scheduler)
     assert first.blocks[0] == second.blocks[0]
-    assert (first.pending, second.pending) == (1, 1)
-    assert third.pending > 1
+    assert [len(seq.tokens) - seq.computed for seq in (first, second)] == [1, 1]
+    assert len(third.tokens) - third.computed > 1
     assert built.scheduler.num_waiting == 2
     return built
 
@@ -82,7 +83,8 @@ def give_two_the_same_row(e: Engine) -> None:
 
 def lose_a_row(e: Engine) -> None:
     victim = running(e, 2)
-    del e.scheduler._running[victim.request.id]
+    e.scheduler._running.remove(victim)
+    del e.scheduler._alive[victim.id]
     e.pool.release(victim.blocks)
 
 
@@ -99,19 +101,48 @@ def let_a_waiting_one_be_computed(e: Engine) -> None:
 
 
 def overtake_in_the_queue(e: Engine) -> None:
-    e.scheduler._waiting.move_to_end(4, last=False)
+    e.scheduler._waiting._lines[0].move_to_end(4, last=False)
 
 
 def overtake_by_running(e: Engine) -> None:
-    e.scheduler._running[4] = e.scheduler._waiting.pop(4)
+    seq, other = running(e, 2), e.scheduler._alive[4]
+    e.scheduler._waiting.remove(other)
+    seq.request, other.request = other.request, seq.request
+    seq.id, other.id = other.id, seq.id
+    e.scheduler._alive |= {seq.id: seq, other.id: other}
+    e.scheduler._waiting.put_back(other)
+
+
+def run_out_of_order(e: Engine) -> None:
+    e.scheduler._running.reverse()
+
+
+def miscount_who_waits(e: Engine) -> None:
+    e.scheduler._waiting._count += 1
+
+
+def let_the_dead_live(e: Engine) -> None:
+    running(e, 1).ended = True
+
+
+def remember_a_deadline(e: Engine) -> None:
+    e.scheduler._deadlines.set(99, 1.0)
+
+
+def share_with_another_salt(e: Engine) -> None:
+    running(e, 1).request = replace(running(e, 1).request, cache_salt="other")
 
 
 def file_under_another_id(e: Engine) -> None:
-    e.scheduler._waiting[7] = e.scheduler._waiting.pop(4)
+    e.scheduler._alive[7] = e.scheduler._alive.pop(4)
 
 
-def let_an_older_one_fall_behind(e: Engine) -> None:
+def let_another_fall_behind(e: Engine) -> None:
     running(e, 1).computed -= 1
+
+
+def wait_for_a_token_of_nowhere(e: Engine) -> None:
+    running(e, 1).tokens.append(UNKNOWN)
 
 
 def compute_everything(e: Engine) -> None:
@@ -147,10 +178,16 @@ def outlive_the_limit(e: Engine) -> None:
         (run_more_than_the_budget, "more run"),
         (let_a_waiting_one_own_blocks, "recount|owns something"),
         (let_a_waiting_one_be_computed, "owns something"),
-        (overtake_in_the_queue, "overtook"),
-        (overtake_by_running, "row|overtook"),
+        (overtake_in_the_queue, "out of order"),
+        (overtake_by_running, "overtook|out of order"),
+        (run_out_of_order, "out of order"),
+        (miscount_who_waits, "counts other"),
+        (let_the_dead_live, "alive and ended"),
+        (remember_a_deadline, "deadline"),
+        (share_with_another_salt, "other salts"),
         (file_under_another_id, "another id"),
-        (let_an_older_one_fall_behind, "is behind|before its KV"),
+        (let_another_fall_behind, "more than one is behind"),
+        (wait_for_a_token_of_nowhere, "nothing will choose|is behind"),
         (compute_everything, "nothing left"),
         (miss_a_block, "do not fit"),
         (hoard_a_block, "do not fit"),
@@ -171,7 +208,7 @@ def test_a_broken_state_is_noticed(damage: Callable[[Engine], None], complaint: 
         ({"tokens": tuple(range(50))}, "budget"),
         ({"row": 2}, "one chunk"),
         ({"tokens": ()}, "without tokens"),
-        ({"start": 0}, "does not start"),
+        ({"start": 0}, "does not end"),
         ({"tokens": (99,)}, "other tokens"),
         ({"logits": 0}, "than are wanted"),
         ({"logits": 10}, "beyond their budget"),
@@ -182,10 +219,11 @@ def test_a_wrong_plan_is_noticed(change: dict, complaint: str) -> None:
     e = engine()
     plan = e.scheduler.schedule()
     assert plan is not None
-    invariants.check_plan(e.scheduler, plan)
-    wrong = StepPlan((plan.chunks[0]._replace(**change), *plan.chunks[1:]))
+    told = dict.fromkeys(range(5), 0)
+    invariants.check_plan(e.scheduler, plan, told)
+    wrong = StepPlan.of([plan.chunks[0]._replace(**change), *plan.chunks[1:]])
     with pytest.raises(AssertionError, match=complaint):
-        invariants.check_plan(e.scheduler, wrong)
+        invariants.check_plan(e.scheduler, wrong, told)
 
 
 def test_a_sequence_left_out_is_noticed() -> None:
@@ -193,7 +231,7 @@ def test_a_sequence_left_out_is_noticed() -> None:
     plan = e.scheduler.schedule()
     assert plan is not None
     with pytest.raises(AssertionError, match="one chunk"):
-        invariants.check_plan(e.scheduler, replace(plan, chunks=plan.chunks[1:]))
+        invariants.check_plan(e.scheduler, StepPlan.of(plan.chunks[1:]), dict.fromkeys(range(5), 0))
 
 
 def test_writing_where_others_may_read_is_noticed() -> None:
@@ -201,14 +239,15 @@ def test_writing_where_others_may_read_is_noticed() -> None:
     plan = e.scheduler.schedule()
     assert plan is not None
     seq = running(e, 0)
-    block = seq.blocks[seq.computed // 2]
+    block = seq.blocks[(seq.computed - 1) // 2]
+    told = dict.fromkeys(range(5), 0)
     e.pool._refs[block] += 1
     with pytest.raises(AssertionError, match="shared"):
-        invariants.check_plan(e.scheduler, plan)
+        invariants.check_plan(e.scheduler, plan, told)
     e.pool._refs[block] -= 1
     e.pool.publish(block, b"k")
     with pytest.raises(AssertionError, match="published"):
-        invariants.check_plan(e.scheduler, plan)
+        invariants.check_plan(e.scheduler, plan, told)
 
 
 @pytest.mark.parametrize(
@@ -222,7 +261,7 @@ def test_writing_where_others_may_read_is_noticed() -> None:
 )
 def test_the_fake_model_notices_a_plan_it_cannot_trust(chunks: list[Chunk], complaint: str) -> None:
     with pytest.raises(AssertionError, match=complaint):
-        FakeModel(num_blocks=4, block_size=2, rows=2).execute(StepPlan(tuple(chunks)))
+        FakeModel(num_blocks=4, block_size=2, rows=2).execute(StepPlan.of(chunks))
 
 
 @pytest.mark.parametrize(

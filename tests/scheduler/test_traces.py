@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -32,6 +33,9 @@ class Client:
     leaves: int | None  # aborted before this step
     fault: int | None  # the sampler fails at this token of the answer; before 0: of the prompt, from its end
     prompt_logprobs: int | None
+    priority: int
+    timeout: int | None  # steps
+    salt: str
 
     def request(self, request_id: int) -> Request:
         prompt = [(self.family * 3 + i * i) % VOCAB for i in range(self.common)]
@@ -43,12 +47,18 @@ class Client:
             frozenset({self.stop} - {VOCAB}),
             min(self.min_tokens, self.max_tokens),
             self.prompt_logprobs,
+            self.priority,
+            self.timeout,
+            self.salt,
         )
 
 
 rarely = st.one_of(st.none(), st.none(), st.none(), st.integers(0, 40))
 faults = st.one_of(rarely, rarely, rarely, st.integers(-10, -1))
 sometimes = st.sampled_from([None, None, 0])
+priorities = st.sampled_from([0, 0, 0, 1, -1])
+timeouts = st.one_of(st.none(), st.none(), st.none(), st.integers(1, 40))
+salts = st.sampled_from(["", "", "", "a", "b"])
 clients = st.builds(
     Client,
     arrives=st.integers(0, 12),
@@ -61,6 +71,9 @@ clients = st.builds(
     leaves=rarely,
     fault=faults,
     prompt_logprobs=sometimes,
+    priority=priorities,
+    timeout=timeouts,
+    salt=salts,
 )
 
 
@@ -77,6 +90,7 @@ def engines(draw: st.DrawFn) -> Engine:
         max_model_len=max_model_len,
         prefix_caching=draw(st.sampled_from([True, True, False])),
         max_prompt_logits=draw(st.integers(0, 12)),
+        ahead=draw(st.booleans()),
     )
 
 
@@ -101,10 +115,13 @@ hungry = st.builds(
     leaves=rarely,
     fault=faults,
     prompt_logprobs=sometimes,
+    priority=priorities,
+    timeout=timeouts,
+    salt=salts,
 )
 tiny_engines = st.builds(
-    lambda block_size, spare, rows, budget, caching, prompt_logits: Engine(
-        -(-50 // block_size) + spare, block_size, rows, budget, 50, caching, prompt_logits
+    lambda block_size, spare, rows, budget, caching, prompt_logits, ahead: Engine(
+        -(-50 // block_size) + spare, block_size, rows, budget, 50, caching, prompt_logits, ahead
     ),
     block_size=st.integers(1, 8),
     spare=st.integers(0, 4),
@@ -112,6 +129,7 @@ tiny_engines = st.builds(
     budget=st.integers(3, 40),
     caching=st.booleans(),
     prompt_logits=st.integers(0, 12),
+    ahead=st.booleans(),
 )
 SLOW_MACHINES_ARE_FINE = [HealthCheck.too_slow]
 
@@ -151,6 +169,7 @@ def live(engine: Engine, crowd: list[Client]) -> None:
             if client.leaves == now and request_id in requests:
                 ended = engine.answers[request_id].finish is not None
                 assert (engine.abort(request_id) is None) == ended
+        engine.expire()
         engine.step()
     answers = engine.run()
 
@@ -164,6 +183,10 @@ def live(engine: Engine, crowd: list[Client]) -> None:
         fault = client.fault if client.fault is not None and (client.fault >= 0 or asked) else len(tokens)
         if answer.finish is Finish.ABORT:
             assert client.leaves is not None
+            assert answer.tokens == tokens[: len(answer.tokens)]
+            assert len(answer.tokens) < len(tokens)
+        elif answer.finish is Finish.TIMEOUT:
+            assert client.timeout is not None
             assert answer.tokens == tokens[: len(answer.tokens)]
             assert len(answer.tokens) < len(tokens)
         elif len(req.prompt) + fault > 0 and fault < len(tokens):
@@ -190,9 +213,9 @@ WORKLOAD = [
 ]
 
 
-def workload() -> Engine:
+def workload(ahead: bool = False) -> Engine:
     """Six blocks of four for five requests, seven tokens a step: chunking, queueing and preemption all happen."""
-    engine = Engine(num_blocks=6, block_size=4, max_num_seqs=4, max_num_batched_tokens=7, max_model_len=20)
+    engine = Engine(num_blocks=6, block_size=4, max_num_seqs=4, max_num_batched_tokens=7, max_model_len=20, ahead=ahead)
     engine.add(*WORKLOAD)
     return engine
 
@@ -206,12 +229,13 @@ def test_the_workload_meets_everything_it_is_meant_to() -> None:
     assert counters.steps == engine.steps
 
 
-def test_abort_at_every_point_costs_the_others_nothing() -> None:
-    whole = workload()
+@pytest.mark.parametrize("ahead", [False, True])
+def test_abort_at_every_point_costs_the_others_nothing(ahead: bool) -> None:
+    whole = workload(ahead)
     whole.run()
     for victim in range(len(WORKLOAD)):
         for moment in range(whole.steps + 1):
-            engine = workload()
+            engine = workload(ahead)
             for _ in range(moment):
                 engine.step()
             ended = engine.answers[victim].finish
@@ -227,17 +251,18 @@ def test_abort_at_every_point_costs_the_others_nothing() -> None:
                     assert (answer.tokens, answer.finish) == (tokens, finish)
 
 
-def test_abort_all_at_every_point_even_with_a_plan_in_flight() -> None:
-    whole = workload()
+@pytest.mark.parametrize("ahead", [False, True])
+def test_abort_all_at_every_point_even_with_a_plan_in_flight(ahead: bool) -> None:
+    whole = workload(ahead)
     whole.run()
     for moment in range(whole.steps + 1):
         for in_flight in (False, True):
-            engine = workload()
+            engine = workload(ahead)
             for _ in range(moment):
                 engine.step()
             alive = [request_id for request_id in engine.arrivals if engine.answers[request_id].finish is None]
-            if in_flight:
-                engine.scheduler.schedule()
+            if in_flight and engine.scheduler.schedule() and ahead:
+                engine.scheduler.prepare()
             events = engine.scheduler.abort_all(Finish.ERROR, "The engine died.")
             assert [event.request_id for event in events] == alive
             for event in events:

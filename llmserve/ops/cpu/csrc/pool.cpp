@@ -42,6 +42,10 @@ void Pool::Bell::wait(uint32_t seen) {
         if (count.load(std::memory_order_acquire) != seen) return;
         relax();
     }
+    sleep(seen);
+}
+
+void Pool::Bell::sleep(uint32_t seen) {
     sleepers.fetch_add(1);
     while (count.load() == seen) syscall(SYS_futex, &count, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
     sleepers.fetch_sub(1);
@@ -49,7 +53,8 @@ void Pool::Bell::wait(uint32_t seen) {
 
 Pool::Pool(const std::vector<int>& cpus, int threads) {
     const bool bound = (int)cpus.size() >= threads;
-    if (bound) bind(cpus[0]);
+    sched_getaffinity(0, sizeof(before_), &before_);
+    if (bound) bind(first_cpu_ = cpus[0]);
     try {
         for (int t = 1; t < threads; t++)
             workers_.emplace_back([this, t, cpu = bound ? cpus[t] : -1] { work(t, cpu); });
@@ -65,6 +70,10 @@ void Pool::stop() {
     stop_ = true;
     start_.ring();
     for (std::thread& worker : workers_) worker.join();
+    if (deputy_.joinable()) {
+        stand_in_.ring();
+        deputy_.join();
+    }
 }
 
 void Pool::work(int thread, int cpu) {
@@ -84,6 +93,30 @@ void Pool::run(void (*f)(void*, int), void* argument) {
     f(argument, 0);
     meet([](void*) {}, nullptr);
 }
+
+void Pool::stand_in() {
+    if (first_cpu_ >= 0) bind(first_cpu_);
+    for (uint32_t seen = 0;; seen++) {
+        stand_in_.wait(seen);
+        if (stop_) return;
+        f_(argument_, 0);
+        meet([](void*) {}, nullptr);
+        done_.ring();
+    }
+}
+
+void Pool::start(void (*f)(void*, int), void* argument) {
+    if (!deputy_.joinable()) {
+        deputy_ = std::thread([this] { stand_in(); });
+        if (first_cpu_ >= 0) sched_setaffinity(0, sizeof(before_), &before_);
+    }
+    f_ = f;
+    argument_ = argument;
+    if (!workers_.empty()) start_.ring();
+    stand_in_.ring();
+}
+
+void Pool::finish() { done_.sleep(finished_++); }
 
 void Pool::meet(void (*serial)(void*), void* argument) {
     // Read before arriving: the count cannot change until this thread has arrived too.

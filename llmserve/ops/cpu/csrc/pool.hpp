@@ -1,8 +1,11 @@
 // The threads of one rank: they run one function together, meet at barriers inside it, and sleep in between.
 //
-// Each is bound to a processor of its own where there are enough. Thread 0 is whoever calls run(). A meeting costs a few
-// hundred nanoseconds as long as all come soon; who waits longer goes to sleep. Knows nothing of what is computed.
+// Each is bound to a processor of its own where there are enough. Thread 0 is whoever calls run(), or a deputy where the
+// caller has something else to do. A meeting costs a few hundred nanoseconds as long as all come soon; who waits longer
+// goes to sleep. Knows nothing of what is computed.
 #pragma once
+
+#include <sched.h>
 
 #include <atomic>
 #include <cstdint>
@@ -25,6 +28,11 @@ class Pool {
     // f(argument, thread) on every thread; returns when all have returned. f must not throw.
     void run(void (*f)(void*, int), void* argument);
 
+    // The same, with a thread of the pool's own as thread 0: start returns at once, finish when all have returned. From
+    // the first start on the caller is bound to no processor that it was not bound to before it made the pool.
+    void start(void (*f)(void*, int), void* argument);
+    void finish();
+
     // Every thread of a run calls it; the last to come calls serial(argument) before any returns.
     void meet(void (*serial)(void*), void* argument);
 
@@ -34,13 +42,20 @@ class Pool {
         std::atomic<uint32_t> count{0};
         std::atomic<int> sleepers{0};
         void ring();
-        void wait(uint32_t seen);
+        void wait(uint32_t seen);   // cheap for a while, then asleep
+        void sleep(uint32_t seen);  // asleep at once: for who would only take a processor from those it waits for
     };
 
     void work(int thread, int cpu);
+    void stand_in();
     void stop();
 
     Bell start_, met_;
+    Bell stand_in_, done_;  // of start and finish
+    uint32_t finished_ = 0;
+    int first_cpu_ = -1;    // of thread 0, where threads are bound
+    cpu_set_t before_;      // what the caller was bound to
+    std::thread deputy_;    // there from the first start on
     alignas(64) std::atomic<int> arrived_{0};
     void (*f_)(void*, int) = nullptr;
     void* argument_ = nullptr;

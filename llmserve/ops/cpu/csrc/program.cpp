@@ -50,6 +50,10 @@ Program::Program(std::shared_ptr<Pool> pool, const Kernels& kernels, const Limit
     step_.batch = {};
 }
 
+Program::~Program() {
+    if (started_) pool_->finish();  // of what threads work with
+}
+
 uint8_t* Program::buffer(size_t bytes, bool huge) {
     buffers_.emplace_back();
     uint8_t* memory = buffers_.back().reserve(bytes);
@@ -125,11 +129,18 @@ class Words {
         return n;
     }
     size_t left() const { return count_ - at_; }
+    // The words that follow the next n.
+    Words skip(size_t n) const {
+        if (n > left()) throw std::invalid_argument("the step plan ends after " + std::to_string(count_) + " words");
+        return Words(words_ + at_ + n, left() - n);
+    }
 
   private:
     const int32_t* words_;
     size_t count_, at_ = 0;
 };
+
+constexpr size_t kChunkWords = 7;  // beside its tokens and blocks
 
 }  // namespace
 
@@ -143,6 +154,9 @@ void Program::begin(const int32_t* data, size_t count) {
     std::vector<int32_t> blocks;
     std::vector<NewBlocks> updates;
     const int32_t chunks = words.number("number of chunks", (int64_t)limits_.rows + 1);
+    const int32_t all_tokens = words.number("number of tokens", (int64_t)limits_.max_tokens + 1);
+    const int32_t all_blocks = words.number("number of new blocks", (int64_t)limits_.rows * limits_.columns + 1);
+    Words token_words = words.skip((size_t)chunks * kChunkWords), block_words = token_words.skip(all_tokens);
     for (int32_t c = 0; c < chunks; c++) {
         const int32_t row = words.number("row", limits_.rows);
         const int32_t start = words.number("first position", longest_);
@@ -161,16 +175,21 @@ void Program::begin(const int32_t* data, size_t count) {
                                         std::to_string(longest_) + " positions");
         const int32_t first = (int32_t)tokens.size();
         for (int32_t i = 0; i < length; i++) {
-            tokens.push_back(words.number("token id", limits_.vocab_size));
+            tokens.push_back(token_words.number("token id", limits_.vocab_size));
             positions.push_back(start + i);
             variants.push_back(variant);
         }
         if (fresh) updates.push_back({row, first_block, (int32_t)blocks.size(), fresh});
-        for (int32_t i = 0; i < fresh; i++) blocks.push_back(words.number("block", limits_.num_blocks));
+        for (int32_t i = 0; i < fresh; i++) blocks.push_back(block_words.number("block", limits_.num_blocks));
         for (int32_t i = first + length - logits; i < first + length; i++) logit_rows.push_back(i);
         spans.push_back({first, length, (int32_t)context, row});
     }
-    if (words.left()) throw std::invalid_argument("the step plan has " + std::to_string(words.left()) + " words too many");
+    if ((int32_t)tokens.size() != all_tokens || (int32_t)blocks.size() != all_blocks)
+        throw std::invalid_argument("the step plan's chunks have " + std::to_string(tokens.size()) + " tokens and " +
+                                    std::to_string(blocks.size()) + " new blocks, not " + std::to_string(all_tokens) +
+                                    " and " + std::to_string(all_blocks));
+    if (block_words.left())
+        throw std::invalid_argument("the step plan has " + std::to_string(block_words.left()) + " words too many");
     for (const NewBlocks& u : updates) {
         std::memcpy(&table_[(size_t)u.row * limits_.columns + u.first], &blocks[u.begin], u.count * sizeof(int32_t));
         filled_[u.row] = u.first + u.count;
@@ -253,14 +272,33 @@ void Program::work(int thread) {
     }
 }
 
-bool Program::run() {
+void Program::set_out() {
     paused_ = false;
     current_ = nullptr;
     since_ = now();
     advance();
-    if (current_) pool_->run([](void* self, int thread) { ((Program*)self)->work(thread); }, this);
+}
+
+bool Program::outcome() {
     if (failure_) std::rethrow_exception(failure_);
     return paused_;
+}
+
+bool Program::run() {
+    set_out();
+    if (current_) pool_->run([](void* self, int thread) { ((Program*)self)->work(thread); }, this);
+    return outcome();
+}
+
+void Program::start() {
+    set_out();
+    if ((started_ = current_)) pool_->start([](void* self, int thread) { ((Program*)self)->work(thread); }, this);
+}
+
+bool Program::finish() {
+    if (started_) pool_->finish();
+    started_ = false;
+    return outcome();
 }
 
 }  // namespace llmserve

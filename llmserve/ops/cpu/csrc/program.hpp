@@ -66,6 +66,7 @@ class Instruction {
 class Program {
   public:
     Program(std::shared_ptr<Pool> pool, const Kernels& kernels, const Limits& limits, std::shared_ptr<Team> team);
+    ~Program();
 
     // A buffer that lives as long as the program. `huge`: on huge pages if the system has them, for what is read from end
     // to end; its memory then counts as used in steps of 2 MB.
@@ -92,6 +93,9 @@ class Program {
     void begin(const int32_t* words, size_t count);
     // Computes until a pause (true) or the end (false). Rethrows what the meeting of ranks threw.
     bool run();
+    // The same in two halves: the caller is free between them, and calls nothing else here.
+    void start();
+    bool finish();
 
     int32_t num_tokens() const { return step_.batch.num_tokens; }
     int32_t num_logits() const { return step_.batch.num_logits; }
@@ -112,6 +116,8 @@ class Program {
         std::unique_ptr<AttentionPlan> plan;
     };
 
+    void set_out();
+    bool outcome();
     void advance();
     void work(int thread);
     bool take(int thread, int64_t& begin, int64_t& end);
@@ -138,6 +144,7 @@ class Program {
     std::vector<Share> shares_;
     std::exception_ptr failure_;
     bool paused_ = false;
+    bool started_ = false;  // threads are at work
 
     bool profiling_ = false;
     std::vector<double> seconds_;
