@@ -118,6 +118,29 @@ def test_threads_do_not_show(built: Built, requests: list[Request], expected: di
     check(engine, expected)
 
 
+def test_what_is_prepared_ahead_is_as_what_is_not(
+    built: Built, long_requests: list[Request], long_expected: dict[int, Answer]
+) -> None:
+    """With preemption, and stop tokens, so that plans change at the last moment."""
+    memory = memory_for(built, 128, built.small_block)
+    steps = []
+    for overlap in (False, True):
+        engine = Engine(built, block_size=built.small_block, kv_cache_memory=memory, overlap=overlap)
+        stopping = [
+            replace(r, id=r.id + 100, sampling=replace(r.sampling, stop_token_ids=frozenset(long_expected[r.id].tokens[9:])))
+            for r in long_requests
+        ]
+        engine.run([*long_requests, *stopping])
+        for request in long_requests:
+            assert_same(engine.answers[request.id], long_expected[request.id], built)
+            stopped = engine.answers[request.id + 100]
+            assert stopped.finish is Finish.STOP
+            assert stopped.tokens == long_expected[request.id].tokens[: len(stopped.tokens)]
+        assert engine.native.stats().preemptions > 0
+        steps.append(engine.native.stats().steps)
+    assert steps[0] <= steps[1]  # who ends unexpectedly leaves a place for a step
+
+
 @given(st.data())
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_happens_at_once(
@@ -133,6 +156,7 @@ def test_whatever_happens_at_once(
         max_num_seqs=data.draw(st.integers(1, 8)),
         max_num_batched_tokens=data.draw(st.integers(1, 80)),
         prefix_caching=data.draw(st.booleans()),
+        overlap=data.draw(st.booleans()),
     )
     rng = data.draw(st.randoms(use_true_random=False))
     leavers = [replace(request, id=request.id + 100) for request in long_requests if rng.random() < 0.3]

@@ -44,6 +44,59 @@ def test_a_kv_cache_smaller_than_the_model_limits_the_length(built: Built) -> No
     assert len(answer.tokens) == 45
 
 
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_time_is_up_for_one_who_runs_and_one_who_waits(
+    built: Built, requests: list[Request], expected: dict[int, Answer]
+) -> None:
+    engine, clock = Engine(built, max_num_seqs=2), Clock()
+    engine.native._clock = clock
+    hurried = [replace(request, timeout=5.0 + i) for i, request in enumerate(requests[:3])]
+    hurried[1] = replace(hurried[1], timeout=None)
+    for request in hurried:
+        engine.submit(request)
+    clock.now += 4.5
+    engine.step()
+    assert all(answer.finish is None for answer in engine.answers.values())
+    clock.now += 0.5
+    engine.step()  # the first's time is up; the third waits, and still may
+    assert (engine.answers[0].finish, engine.answers[0].tokens) == (Finish.TIMEOUT, expected[0].tokens[:1])
+    clock.now += 3
+    engine.step()
+    assert (engine.answers[2].finish, len(engine.answers[2].tokens)) == (Finish.TIMEOUT, 1)
+    engine.run()
+    assert_same(engine.answers[1], expected[1], built)
+    assert_idle(engine)
+
+
+def test_the_more_urgent_goes_first(built: Built, requests: list[Request], expected: dict[int, Answer]) -> None:
+    engine = Engine(built, max_num_seqs=1)
+    order = [0, 1, 2, 4]
+    for request, priority in zip(order, [0, 5, 0, -3], strict=True):
+        engine.submit(replace(requests[request], priority=priority))
+    ended: list[int] = []
+    while engine.native.has_work:
+        engine.step()
+        ended += [i for i, answer in engine.answers.items() if answer.finish and i not in ended]
+    assert ended == [4, 0, 2, 1]
+    for i in order:
+        assert_same(engine.answers[i], expected[i], built)
+
+
+def test_only_equal_salts_share(built: Built, requests: list[Request], expected: dict[int, Answer]) -> None:
+    engine = Engine(built)
+    for i, salt in enumerate(["", "a", "a", "b", ""]):
+        answer = engine.run([replace(requests[5], id=i, cache_salt=salt)])[i]
+        assert_same(answer, expected[5], built)
+        assert answer.cached_tokens == (48 if i in (2, 4) else 0)
+
+
 def test_max_tokens_ends_a_request(built: Built, requests: list[Request], expected: dict[int, Answer]) -> None:
     shorter = replace(requests[4], sampling=replace(requests[4].sampling, max_tokens=7, logprobs=None))
     answer = Engine(built).run([shorter])[4]

@@ -72,6 +72,53 @@ def test_many_short_steps(threads: int, steps: int) -> None:
         assert torch.equal(short.step(), right), i
 
 
+@pytest.mark.parametrize("threads, steps", [(1, 5_000), (2, 5_000), (5, 500)])
+@pytest.mark.timeout(60)
+def test_steps_in_two_halves(threads: int, steps: int) -> None:
+    """Now and then in one: both ways may take turns, and each waits for all of its own."""
+    short = Short(kernels.Pool([], threads))
+    right = short.step().clone()
+    for i in range(steps):
+        short.y.fill_(i)
+        short.program.begin(short.plan)
+        if i % 3:
+            before = time.monotonic()
+            short.program.start()
+            assert not short.program.finish()
+            assert before <= short.program.ended <= time.monotonic()
+        else:
+            short.program.run()
+        assert torch.equal(short.y, right), i
+
+
+@pytest.mark.timeout(60)
+def test_what_was_started_is_waited_for_when_its_program_goes() -> None:
+    for _ in range(100):
+        short = Short(kernels.Pool([], 2))
+        short.program.begin(short.plan)
+        short.program.start()
+        del short.program  # and only then what it computes with
+
+
+@pytest.mark.timeout(60)
+def test_who_starts_a_step_is_bound_no_longer() -> None:
+    """The pool's own thread takes its place."""
+    cores, seen = os.sched_getaffinity(0), []
+
+    def work() -> None:
+        short = Short(kernels.Pool([min(cores)], 1))
+        seen.append(os.sched_getaffinity(0))
+        short.program.begin(short.plan)
+        short.program.start()
+        seen.append(os.sched_getaffinity(0))
+        short.program.finish()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [{min(cores)}, cores]
+
+
 @pytest.mark.timeout(60)
 def test_programs_share_threads_and_threads_end() -> None:
     """In turn, bound to processors or not; and a pool that nobody holds any more leaves no thread behind."""
@@ -88,6 +135,9 @@ def test_programs_share_threads_and_threads_end() -> None:
             programs = [Short(pool, tokens) for tokens in (1, 3, 16)]
             for _ in range(50):
                 done[:] = [p.step().clone() for p in programs]
+            programs[0].program.begin(programs[0].plan)
+            programs[0].program.start()
+            programs[0].program.finish()
 
         thread = threading.Thread(target=work)
         thread.start()

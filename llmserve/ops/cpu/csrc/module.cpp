@@ -245,6 +245,7 @@ void bind_program(nb::module_& m) {
              "Computes until a pause (True) or the end (False).")
         .def("start", &Program::start, "As run, but returns at once.")
         .def("finish", &Program::finish, nb::call_guard<nb::gil_scoped_release>(), "Waits for what start began; as run.")
+        .def_prop_ro("ended", &Program::ended)
         .def_prop_ro("num_tokens", &Program::num_tokens)
         .def_prop_ro("num_logits", &Program::num_logits)
         .def("profile", &Program::profile)

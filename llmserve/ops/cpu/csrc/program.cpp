@@ -242,6 +242,7 @@ void Program::advance() {
     } catch (...) {
         failure_ = std::current_exception();
     }
+    ended_ = now();
 }
 
 // From the front of one's own share, then from the ends of the others': neighbouring items lie side by side in memory, and

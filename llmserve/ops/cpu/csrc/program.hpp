@@ -102,6 +102,9 @@ class Program {
     const Kernels& kernels() const { return kernels_; }
     Pool& pool() { return *pool_; }
 
+    // When the last run came to its end or a pause: seconds of the monotonic clock, as Python's time.monotonic has them.
+    double ended() const { return ended_; }
+
     // With a profile: seconds spent in each instruction so far, meetings included.
     void profile(bool on) { profiling_ = on; }
     const std::vector<double>& seconds() const { return seconds_; }
@@ -148,7 +151,7 @@ class Program {
 
     bool profiling_ = false;
     std::vector<double> seconds_;
-    double since_ = 0;
+    double since_ = 0, ended_ = 0;
 };
 
 }  // namespace llmserve
