@@ -1,4 +1,4 @@
-"""What a step of scheduling costs, and what that depends on: `python scripts/bench_scheduler.py [--json FILE] [--plot FILE.png]`.
+"""What a step of scheduling costs, and what that depends on: `python scripts/bench_scheduler.py [--plot FILE.png]`.
 
 For 1 … 4096 running sequences, 0 … 100 000 waiting ones and 1 … 128 k tokens of context: microseconds of one step of
 decoding, for planning it, for its words on the wire (both ways) and for booking what was sampled, as rank 0 does them.

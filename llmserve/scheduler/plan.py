@@ -60,7 +60,9 @@ class StepPlan:
     def of(cls, chunks: Iterable[Chunk]) -> StepPlan:
         """OverflowError if a number does not fit."""
         chunks = tuple(chunks)
-        heads, tokens, blocks = [], [], []
+        heads: list[int] = []
+        tokens: list[int] = []
+        blocks: list[int] = []
         for row, start, first_block, own, new_blocks, logits, variant in chunks:
             heads += (row, start, first_block, logits, variant, len(own), len(new_blocks))
             tokens += own
@@ -114,7 +116,7 @@ class StepPlan:
         Whether rows, positions, tokens and blocks exist is for those who have them.
         """
         if len(words) < HEADER_WORDS or min(words) < 0:
-            raise ValueError(f"not a step plan: {words[:HEADER_WORDS].tolist()} … of {len(words)} words, or a negative one")
+            raise ValueError(f"not a step plan: {len(words)} words, or a negative one among them")
         chunks, tokens, blocks = words[:HEADER_WORDS]
         if len(words) != HEADER_WORDS + CHUNK_WORDS * chunks + tokens + blocks:
             raise ValueError(

@@ -15,8 +15,8 @@ Four choices make the rest simple:
   newest token, and never more sequences run than `max_num_batched_tokens`. What it gets is what the others' newest
   tokens leave of a step: a decode never waits for another's long prompt.
 * A step may be planned while the one before is computed. Each sequence then has a token that nobody knows yet, which
-  is as good as known for all that planning asks, but for one thing: it may be the last. So who ends unexpectedly is left
-  out of the plan at the last moment.
+  is as good as known for all that planning asks, but for one thing: it may be the last. So who ends unexpectedly is
+  left out of the plan at the last moment.
 * Whatever has been planned is computed before whatever is planned later. So blocks may change hands while a step that
   uses them is still being computed.
 """
@@ -281,7 +281,7 @@ class Scheduler:
             step.add(admitted, 0, 0)
 
     def _make_room(self, seq: Sequence) -> bool:
-        """Blocks for all tokens of a running sequence, if need be those of the last in order; False if that is itself."""
+        """Blocks for all tokens of one that runs, if need be those of the last in order; False if that is itself."""
         pool = self.pool
         missing = pool.blocks_for(len(seq.tokens)) - len(seq.blocks)
         while missing > pool.num_idle:
@@ -371,9 +371,7 @@ class Scheduler:
         seq.fills = NEVER  # also of what is in flight: those blocks are no longer its own
 
 
-def _rows(
-    sampled: list[Sampled], chooses: bool
-) -> tuple[Sampled | None, tuple[TokenLogprobs, ...], str | None]:
+def _rows(sampled: list[Sampled], chooses: bool) -> tuple[Sampled | None, tuple[TokenLogprobs, ...], str | None]:
     """A chunk's rows → the next token, what is known of the prompt's, and what is wrong with one of them."""
     error = next((row.error for row in sampled if row.error is not None), None)
     chosen = sampled[-1] if chooses else None

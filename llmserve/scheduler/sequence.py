@@ -65,7 +65,7 @@ class Sequence:
         return self.told if self.told < len(self.request.prompt) - 1 else len(self.tokens) - 1
 
     def key(self, index: int, block_size: int) -> bytes:
-        """The prefix-cache key of full block `index`. Each is computed once: tokens never change, nor what else counts."""
+        """The prefix-cache key of full block `index`. Each is computed once: what counts never changes."""
         keys = self.keys
         while len(keys) <= index:
             at = len(keys) * block_size

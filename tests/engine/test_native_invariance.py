@@ -126,9 +126,9 @@ def test_what_is_prepared_ahead_is_as_what_is_not(
     steps = []
     for overlap in (False, True):
         engine = Engine(built, block_size=built.small_block, kv_cache_memory=memory, overlap=overlap)
+        stops = {r.id: frozenset(long_expected[r.id].tokens[9:]) for r in long_requests}
         stopping = [
-            replace(r, id=r.id + 100, sampling=replace(r.sampling, stop_token_ids=frozenset(long_expected[r.id].tokens[9:])))
-            for r in long_requests
+            replace(r, id=r.id + 100, sampling=replace(r.sampling, stop_token_ids=stops[r.id])) for r in long_requests
         ]
         engine.run([*long_requests, *stopping])
         for request in long_requests:

@@ -143,7 +143,7 @@ class Engine:
         for seq in invariants.running(self.scheduler):
             table = self.model.table[seq.row]
             mine = seq.blocks[: len(table)] if self.ahead else seq.blocks
-            assert table == mine or self.ahead and seq not in [seq for seq, _ in wanted], "another block table"
+            assert table == mine or (self.ahead and seq not in [seq for seq, _ in wanted]), "another block table"
         assert len(wanted) == len(tokens) == plan.num_logits
         sampled = [self._sample(seq, position, token) for (seq, position), token in zip(wanted, tokens, strict=True)]
         events = self.scheduler.update(plan, sampled)

@@ -68,11 +68,12 @@ def check_rows(scheduler: Scheduler, max_num_seqs: int) -> None:
     rows = [seq.row for seq in running(scheduler)] + scheduler._free_rows
     assert sorted(rows) == list(range(max_num_seqs)), "a row is lost, or has two owners"
     assert len(running(scheduler)) <= scheduler.max_num_batched_tokens, "more run than can advance in one step"
+    assert all(len(seq.tokens) <= seq.limit for seq in running(scheduler)), "more is planned than it may have"
 
 
 def check_waiting(scheduler: Scheduler) -> None:
     for seq in waiting(scheduler):
-        assert (seq.row, seq.computed, seq.blocks) == (NO_ROW, 0, []), "a waiting sequence owns something"
+        assert (seq.row, seq.computed, seq.room, seq.blocks) == (NO_ROW, 0, 0, []), "a waiting sequence owns something"
     assert len(scheduler._waiting) == len(waiting(scheduler)), "counts other than wait"
 
 
@@ -96,7 +97,7 @@ def check_order(scheduler: Scheduler, arrivals: list[int]) -> None:
 
 
 def check_progress(scheduler: Scheduler) -> None:
-    """Between steps: only one, the last to come in, may be behind by more than its newest token; blocks fit the tokens."""
+    """Between steps: one at most is behind by more than its newest token; blocks fit the tokens."""
     pool = scheduler.pool
     behind = 0
     for seq in running(scheduler):
@@ -106,7 +107,6 @@ def check_progress(scheduler: Scheduler) -> None:
         assert pool.blocks_for(seq.computed) <= len(seq.blocks) <= pool.blocks_for(len(seq.tokens)), "blocks do not fit"
         assert seq.room == len(seq.blocks) * pool.block_size, "room for other than its blocks hold"
         assert len(known(seq)) < seq.limit, "should have ended"
-        assert len(seq.tokens) <= seq.limit, "more is planned than it may have"
     assert behind <= 1, "more than one is behind"
     for seq in (*running(scheduler), *waiting(scheduler)):
         unknown = len(seq.tokens) - len(known(seq))

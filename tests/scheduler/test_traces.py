@@ -138,13 +138,13 @@ def crowds(client: st.SearchStrategy[Client], most: int) -> st.SearchStrategy[li
     return st.integers(1, most).flatmap(lambda count: st.lists(client, min_size=count, max_size=count))
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=SLOW_MACHINES_ARE_FINE)
+@settings(max_examples=4 * settings.default.max_examples, deadline=None, suppress_health_check=SLOW_MACHINES_ARE_FINE)
 @given(engine=engines(), crowd=crowds(clients, 16))
 def test_every_request_yields_what_it_would_alone(engine: Engine, crowd: list[Client]) -> None:
     live(engine, crowd)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=SLOW_MACHINES_ARE_FINE)
+@settings(max_examples=2 * settings.default.max_examples, deadline=None, suppress_health_check=SLOW_MACHINES_ARE_FINE)
 @given(engine=tiny_engines, crowd=crowds(hungry, 8))
 def test_also_when_blocks_run_out_all_the_time(engine: Engine, crowd: list[Client]) -> None:
     live(engine, crowd)
