@@ -99,11 +99,23 @@ class EngineClient:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._close()
 
-    def submit(self, requests: Iterable[tuple[tuple[int, ...], SamplingParams]]) -> EventStream:
-        """Starts every (prompt, sampling); their ids are `stream.ids`, in order. Raises NotReadyError."""
+    def submit(
+        self,
+        requests: Iterable[tuple[tuple[int, ...], SamplingParams]],
+        *,
+        priority: int = 0,
+        timeout: float | None = None,
+        cache_salt: str = "",
+    ) -> EventStream:
+        """Starts every (prompt, sampling); their ids are `stream.ids`, in order. Raises NotReadyError.
+
+        The rest is what they share, as `Request` has it.
+        """
         if not isinstance(self.state, Ready):
             raise NotReadyError(self.state)
-        prepared = [Request(next(self._ids), prompt, sampling) for prompt, sampling in requests]
+        prepared = [
+            Request(next(self._ids), prompt, sampling, priority, timeout, cache_salt) for prompt, sampling in requests
+        ]
         stream = EventStream(self, [request.id for request in prepared])
         for request in prepared:
             self._streams[request.id] = stream

@@ -142,6 +142,9 @@ class Serving:
             stops=StopStrings(body.stop),
             continues_text=continues_text,
             wants_tokens=bool(body.return_token_ids) or logprobs is not None,
+            priority=body.priority or 0,
+            timeout=body.timeout,
+            cache_salt=body.cache_salt or "",
         )
 
     def start(self, job: Job) -> Generation:
