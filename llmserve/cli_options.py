@@ -115,6 +115,7 @@ class ServerOptions(OptionGroup):
     chat_template: Annotated[
         Path | None, Option(metavar="FILE", help="Jinja template for chat prompts. Default: the checkpoint's.")
     ] = None
+    max_queue: Annotated[int, Option(help="Requests that wait beyond those that run; more get a 429.")] = 4096
     shutdown_timeout: Annotated[float, Option(help="Seconds that SIGTERM waits for running requests.")] = 30.0
 
     def config(self) -> ServerConfig:

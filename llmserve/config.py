@@ -194,6 +194,7 @@ class ServerConfig(Frozen):
     host: str = "0.0.0.0"
     port: int = Field(default=8000, ge=0, le=65535)
     served_model_name: str | None = None  # None: the checkpoint's folder name
+    max_queue: int = Field(default=4096, ge=0)  # requests that wait beyond those that run; more are refused
     shutdown_timeout: float = Field(default=30.0, ge=0)  # how long SIGTERM waits for running requests
     chat_template: Path | None = None  # a Jinja file, in place of the checkpoint's own way to put conversations
 

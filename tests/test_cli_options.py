@@ -30,11 +30,11 @@ ENGINE_CONFIG = EngineConfig(
     verify=False,
 )  # fmt: skip
 SERVER_FLAGS = {
-    "--host": "::1", "--port": "81", "--served-model-name": "m", "--chat-template": "c.jinja",
+    "--host": "::1", "--port": "81", "--served-model-name": "m", "--chat-template": "c.jinja", "--max-queue": "0",
     "--shutdown-timeout": "1.5",
 }  # fmt: skip
 SERVER_CONFIG = ServerConfig(
-    host="::1", port=81, served_model_name="m", chat_template=Path("c.jinja"), shutdown_timeout=1.5
+    host="::1", port=81, served_model_name="m", chat_template=Path("c.jinja"), max_queue=0, shutdown_timeout=1.5
 )
 
 

@@ -41,6 +41,8 @@ class Metrics:
         self.generation_tokens = counter("generation_tokens", "Tokens generated.").labels(model_name)
         success = counter("request_success", "Requests that ended, by how.", "finished_reason")
         self.success = {reason: success.labels(model_name, reason.value) for reason in Finish}
+        refused = counter("request_refused", "Requests that were not admitted, by why.", "reason")
+        self.refused_queue_full = refused.labels(model_name, "queue_full")
         self.time_to_first_token = histogram("time_to_first_token_seconds", "From admission to first token.", FIRST)
         self.inter_token = histogram("inter_token_latency_seconds", "Between two tokens of a request.", FAST)
         self.per_output_token = histogram(
