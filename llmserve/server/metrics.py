@@ -119,6 +119,9 @@ class _EngineCollector(Collector):
             yield self._counter("num_preemptions", "Requests set back for want of KV cache.", stats.preemptions)
             yield self._counter("prefix_cache_queries", "Prompt tokens looked up.", stats.prefix_queries)
             yield self._counter("prefix_cache_hits", "Prompt tokens found.", stats.prefix_hits)
+            if stats.prefix_queries:  # before that there is no rate
+                rate = stats.prefix_hits / stats.prefix_queries
+                yield self._gauge("prefix_cache_hit_rate", "Prompt tokens found, of those looked up so far.", rate)
             yield self._counter("engine_steps", "Steps computed.", stats.steps)
             yield self._counter("scheduled_tokens", "Tokens computed, prompts included.", stats.scheduled_tokens)
         if ready is not None:
