@@ -185,7 +185,6 @@ class EngineConfig(Frozen):
     prefix_caching: bool = True
     overlap: bool = True  # the next step is prepared while this one is computed
     threads: int | None = Field(default=None, ge=1, le=4096)  # per rank; None: the host's cores over its ranks
-    overlap: bool = True  # the next step is prepared while this one is computed
     verify: bool = True  # compare every shard with its sha256 before use
 
 
