@@ -60,8 +60,8 @@ class Serving:
         most = min(MAX_CHOICES_PER_CALL, self.admission.most(ready.max_num_seqs))
         if prompts * n > most:
             raise RequestError(
-                f"{prompts} prompts with n={n} are more than the {most} choices that one call may have here; "
-                "send several calls.",
+                f"The call asks for {prompts * n} choices (prompts times n), and {most} are the most that one may have "
+                "here; send several calls.",
                 param="n" if n > 1 else prompt_param,
             )
         self._check_room(prompts * n)

@@ -128,7 +128,8 @@ def test_a_call_without_room_is_refused_whole_and_at_once(full_front: Front, pat
 def test_what_could_never_be_admitted_is_another_matter(full_front: Front) -> None:
     error = full_front.refused(n=11)
     assert (error["param"], error["code"]) == ("n", None)
-    assert "more than the 10 choices" in error["message"]
+    assert "asks for 11 choices" in error["message"]
+    assert "10 are the most" in error["message"]
     assert full_front.refused(CHAT, n=11)["param"] == "n"
     assert full_front.refused(prompt=["x"] * 11)["param"] == "prompt"
     assert full_front.refused(prompt=["x"] * 6, n=2)["param"] == "n"
