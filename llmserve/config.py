@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -31,6 +31,9 @@ MAX_EXPERTS = 4096
 
 class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+Config = TypeVar("Config", bound=Frozen)
 
 
 class RopeVariants(Frozen):
@@ -180,6 +183,7 @@ class EngineConfig(Frozen):
     kernels: str = "auto"  # an instruction set, or "reference"; auto: the best that this processor runs
     kv_cache_memory: int | None = Field(default=None, ge=1)  # per rank; None: see runtime.kv_cache
     prefix_caching: bool = True
+    overlap: bool = True  # the next step is prepared while this one is computed
     threads: int | None = Field(default=None, ge=1, le=4096)  # per rank; None: the host's cores over its ranks
     verify: bool = True  # compare every shard with its sha256 before use
 
@@ -190,6 +194,7 @@ class ServerConfig(Frozen):
     host: str = "0.0.0.0"
     port: int = Field(default=8000, ge=0, le=65535)
     served_model_name: str | None = None  # None: the checkpoint's folder name
+    max_queue: int = Field(default=4096, ge=0)  # requests that wait beyond those that run; more are refused
     shutdown_timeout: float = Field(default=30.0, ge=0)  # how long SIGTERM waits for running requests
     chat_template: Path | None = None  # a Jinja file, in place of the checkpoint's own way to put conversations
 
@@ -269,6 +274,14 @@ class Manifest(Frozen):
             return Manifest.model_validate(data)
         except ValidationError as e:
             raise EngineDirError(f"{path} is damaged: {first_problem(e)}; build the engine again.") from None
+
+
+def validated(kind: type[Config], values: dict[str, Any]) -> Config:
+    """Settings as a user gave them → a config; ConfigError in one sentence."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as e:
+        raise ConfigError(f"the settings cannot be used: {first_problem(e)}.") from None
 
 
 def first_problem(error: ValidationError) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from llmserve.cli import _read_yaml, _validated
-from llmserve.config import BuildConfig, EngineConfig
+from llmserve.cli import _read_yaml
+from llmserve.config import BuildConfig, EngineConfig, validated
 from llmserve.errors import ConfigError
 from tests.tiny import tiny_checkpoint
 
@@ -71,8 +71,8 @@ def test_yaml_that_cannot_be_read_is_one_sentence(tmp_path: Path, text: str) -> 
 
 def test_a_truth_value_is_no_number() -> None:
     with pytest.raises(ConfigError, match="tp_size: "):
-        _validated(BuildConfig, {"tp_size": True})
+        validated(BuildConfig, {"tp_size": True})
     with pytest.raises(ConfigError, match="threads: "):
-        _validated(EngineConfig, {"threads": True})
+        validated(EngineConfig, {"threads": True})
     with pytest.raises(ConfigError, match="threads: "):
-        _validated(EngineConfig, {"threads": 4097})
+        validated(EngineConfig, {"threads": 4097})

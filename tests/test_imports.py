@@ -44,13 +44,15 @@ MAY_IMPORT = {
     # judging a build
     "check": "runtime models layers ops comm checkpoint checkpoint.build scheduler tokenizer config errors",
     # measuring
-    "bench": "engine config request errors progress logs",
+    "bench": "engine cli_groups config request errors progress logs",
     # the command line
+    "cli_groups": "",
+    "cli_options": "cli_groups config errors",
     "inspect": "checkpoint config errors",
     "doctor": "engine.launch runtime ops errors",
     "terminal": "server tokenizer engine.endpoint engine.group config request errors logs",
-    "cli": "server terminal bench inspect doctor engine engine.launch check checkpoint checkpoint.build progress "
-    "config errors logs",
+    "cli": "cli_groups cli_options server terminal bench inspect doctor engine engine.launch check checkpoint "
+    "checkpoint.build progress config errors logs",
     "__main__": "cli",
 }
 """Part → parts it may import. A part is a module or package of llmserve; `a.b` is not part of `a`."""

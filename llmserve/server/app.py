@@ -14,6 +14,7 @@ import llmserve
 from llmserve.config import Manifest, ServerConfig
 from llmserve.engine.messages import Draining, Failed, Loading, Ready
 from llmserve.errors import LlmserveError
+from llmserve.server.admission import Admission
 from llmserve.server.chat import chat_routes
 from llmserve.server.completions import completion_routes
 from llmserve.server.engine_client import EngineClient
@@ -27,7 +28,7 @@ from llmserve.tokenizer import Tokenizer
 def create_app(client: EngineClient, tokenizer: Tokenizer | None, manifest: Manifest, config: ServerConfig) -> FastAPI:
     """The front of one engine. `tokenizer` is None where the checkpoint had none."""
     name = config.served_model_name or manifest.model_name
-    serving = Serving(client, tokenizer, manifest, name, Metrics(client, name))
+    serving = Serving(client, tokenizer, manifest, name, Metrics(client, name), Admission(config.max_queue))
     app = FastAPI(title="llmserve", version=llmserve.__version__, redirect_slashes=False)
     app.add_middleware(Edge)
     for kind in (LlmserveError, RequestValidationError, HTTPException):

@@ -16,7 +16,7 @@ def chat_routes(serving: Serving) -> APIRouter:
 
     @routes.post("/v1/chat/completions")
     async def chat_completions(body: ChatBody, request: Request) -> Response:
-        serving.check(body)
+        serving.check(body, prompts=1, prompt_param="messages")
         chat = serving.need_tokenizer("messages").chat
         prompt = await serving.encode_parts(chat.parts(conversation(body)), param="messages")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None

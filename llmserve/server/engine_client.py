@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -38,6 +39,9 @@ from llmserve.request import Finish, Request, SamplingParams, TokenEvent
 EngineState = Loading | Ready | Draining | Stopped | Failed
 """The engine's last word on itself; `Failed` also where it could not say so any more."""
 
+REMEMBERED_ENDS = 256
+"""Of so many requests it is known when they ended."""
+
 QUIET_MS = 100
 """How long nothing must arrive from an engine that is gone until all it sent counts as read."""
 
@@ -67,6 +71,7 @@ class EngineClient:
         self.state: EngineState = Loading(phase="starting", done=0, total=0)
         self.ready: Ready | None = None  # what the engine can hold, once it has said so
         self.stats: Stats | None = None
+        self.ended_at: deque[float] = deque(maxlen=REMEMBERED_ENDS)  # when requests ended, by time.monotonic
         self.connected = asyncio.Event()
         self.ended = asyncio.Event()  # the state is Stopped or Failed: final
         self._ids = itertools.count()
@@ -99,11 +104,28 @@ class EngineClient:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._close()
 
-    def submit(self, requests: Iterable[tuple[tuple[int, ...], SamplingParams]]) -> EventStream:
-        """Starts every (prompt, sampling); their ids are `stream.ids`, in order. Raises NotReadyError."""
+    @property
+    def open_requests(self) -> int:
+        """Those submitted that have not ended."""
+        return len(self._streams)
+
+    def submit(
+        self,
+        requests: Iterable[tuple[tuple[int, ...], SamplingParams]],
+        *,
+        priority: int = 0,
+        timeout: float | None = None,
+        cache_salt: str = "",
+    ) -> EventStream:
+        """Starts every (prompt, sampling); their ids are `stream.ids`, in order. Raises NotReadyError.
+
+        The rest is what they share, as `Request` has it.
+        """
         if not isinstance(self.state, Ready):
             raise NotReadyError(self.state)
-        prepared = [Request(next(self._ids), prompt, sampling) for prompt, sampling in requests]
+        prepared = [
+            Request(next(self._ids), prompt, sampling, priority, timeout, cache_salt) for prompt, sampling in requests
+        ]
         stream = EventStream(self, [request.id for request in prepared])
         for request in prepared:
             self._streams[request.id] = stream
@@ -154,8 +176,15 @@ class EngineClient:
 
     def _drop(self, request_id: int) -> None:
         """Nobody waits for this request any more; the events it still yields are thrown away."""
-        if self._streams.pop(request_id, None) is not None and not self.ended.is_set():
+        if self._forget(request_id) is not None and not self.ended.is_set():
             self._send(Abort(request_id))
+
+    def _forget(self, request_id: int) -> EventStream | None:
+        """It has ended. None where it had before."""
+        stream = self._streams.pop(request_id, None)
+        if stream is not None:
+            self.ended_at.append(time.monotonic())
+        return stream
 
     def _send(self, message: ToEngine) -> None:
         # Without a high-water mark this never waits while the engine is connected, and when it is gone
@@ -204,12 +233,10 @@ class EngineClient:
                 self._enter(message)
 
     def _deliver(self, event: TokenEvent) -> None:
-        stream = self._streams.get(event.request_id)
-        if stream is None:
-            return  # aborted by us a moment ago
-        if event.finish is not None:
-            del self._streams[event.request_id]
-        stream._push(event)
+        final = event.finish is not None
+        stream = self._forget(event.request_id) if final else self._streams.get(event.request_id)
+        if stream is not None:  # else aborted by us a moment ago
+            stream._push(event)
 
     async def _watch_connection(self) -> None:
         while True:

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from llmserve.engine.messages import Failed
 from llmserve.errors import EngineDeadError, LlmserveError, RequestError
+from llmserve.server.admission import QueueFullError
 from llmserve.server.engine_client import NotReadyError
 
 MAX_MESSAGE = 1000
@@ -58,6 +59,9 @@ def answer(error: BaseException) -> ErrorAnswer:
             code = "engine_dead" if isinstance(error.state, Failed) else "not_ready"
             retry = {"Retry-After": str(RETRY_AFTER_S)}
             return ErrorAnswer(503, str(error), "service_unavailable_error", None, code, retry)
+        case QueueFullError():
+            retry = {"Retry-After": str(error.retry_after)}
+            return ErrorAnswer(429, str(error), "rate_limit_error", None, "queue_full", retry)
         case EngineDeadError():
             return ErrorAnswer(500, str(error), "server_error", None, "engine_error")
         case HTTPException():

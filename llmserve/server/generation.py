@@ -31,6 +31,9 @@ class Job:
     stops: StopStrings = field(default_factory=StopStrings)
     continues_text: bool = False  # the answer goes on where the prompt's text ends
     wants_tokens: bool = False  # also tokens that have no text yet
+    priority: int = 0  # of this and the next two see `Request`: every choice has them
+    timeout: float | None = None
+    cache_salt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ class Generation:
         self.job = job
         self.choices = len(requests)
         self.usage = Usage(prompt_tokens=sum(map(len, job.prompts)))
-        self._stream = client.submit(requests)
+        self._stream = client.submit(requests, priority=job.priority, timeout=job.timeout, cache_salt=job.cache_salt)
         self._choices = {id: _Choice(index, job, tokenizer) for index, id in enumerate(self._stream.ids)}
         self._observer = observer
         if observer:

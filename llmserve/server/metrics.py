@@ -41,6 +41,8 @@ class Metrics:
         self.generation_tokens = counter("generation_tokens", "Tokens generated.").labels(model_name)
         success = counter("request_success", "Requests that ended, by how.", "finished_reason")
         self.success = {reason: success.labels(model_name, reason.value) for reason in Finish}
+        refused = counter("request_refused", "Requests that were not admitted, by why.", "reason")
+        self.refused_queue_full = refused.labels(model_name, "queue_full")
         self.time_to_first_token = histogram("time_to_first_token_seconds", "From admission to first token.", FIRST)
         self.inter_token = histogram("inter_token_latency_seconds", "Between two tokens of a request.", FAST)
         self.per_output_token = histogram(
@@ -117,6 +119,9 @@ class _EngineCollector(Collector):
             yield self._counter("num_preemptions", "Requests set back for want of KV cache.", stats.preemptions)
             yield self._counter("prefix_cache_queries", "Prompt tokens looked up.", stats.prefix_queries)
             yield self._counter("prefix_cache_hits", "Prompt tokens found.", stats.prefix_hits)
+            if stats.prefix_queries:  # before that there is no rate
+                rate = stats.prefix_hits / stats.prefix_queries
+                yield self._gauge("prefix_cache_hit_rate", "Prompt tokens found, of those looked up so far.", rate)
             yield self._counter("engine_steps", "Steps computed.", stats.steps)
             yield self._counter("scheduled_tokens", "Tokens computed, prompts included.", stats.scheduled_tokens)
         if ready is not None:

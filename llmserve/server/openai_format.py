@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from llmserve.request import TokenLogprobs
+from llmserve.request import Finish, TokenLogprobs
 from llmserve.server.generation import Delta, Token, Usage, text_and_tokens
 from llmserve.server.respond import Whole
 from llmserve.tokenizer import Tokenizer
@@ -62,8 +62,16 @@ class _Format:
         """What is known of a prompt by its first choice."""
         if self.prompt_logprobs is None:
             return {}
-        told = zip(self.prompts[prompt][1:], choices[prompt * self.n].prompt_logprobs, strict=True)
-        return {"prompt_logprobs": [None, *(self._by_id(token, logprobs) for token, logprobs in told)]}
+        told = zip(self.prompts[prompt], self._told_of(choices, prompt), strict=True)
+        return {"prompt_logprobs": [logprobs and self._by_id(token, logprobs) for token, logprobs in told]}
+
+    def _told_of(self, choices: list[Whole], prompt: int) -> list[TokenLogprobs | None]:
+        """What is known of each token of a prompt: nothing of the first, nor of those that a timeout came before."""
+        first = choices[prompt * self.n]
+        told = [None, *first.prompt_logprobs]
+        if first.finish is Finish.TIMEOUT:
+            told += [None] * (len(self.prompts[prompt]) - len(told))
+        return told
 
     def _by_id(self, token: int, logprobs: TokenLogprobs) -> dict[str, Any]:
         """The token that is there, then the most likely ones."""
@@ -179,10 +187,10 @@ class CompletionFormat(_Format):
         }
 
     def _echoed(self, choices: list[Whole], prompt: int) -> tuple[str, list[Token]]:
-        """A prompt's text and tokens; of the first token nothing is known."""
+        """A prompt's text and tokens."""
         ids = self.prompts[prompt]
-        logprobs = [None, *choices[prompt * self.n].prompt_logprobs]
-        return text_and_tokens(self.tokenizer, ids, [None] * len(ids) if self.logprobs is None else logprobs)
+        told = [None] * len(ids) if self.logprobs is None else self._told_of(choices, prompt)
+        return text_and_tokens(self.tokenizer, ids, told)
 
     def _with_prompt(self, text: str, tokens: list[Token], choice: Whole) -> dict[str, Any]:
         answer = [replace(token, offset=len(text) + token.offset) for token in choice.tokens]

@@ -19,6 +19,7 @@ MAX_CHOICES = 128
 MAX_STOPS = 16
 MAX_PROMPTS = 1024
 MAX_STOP_CHARS = 1000
+MAX_SALT_CHARS = 256
 MAX_IDS = 2**20
 """Of one list: more than any context holds, and few enough to look at each without holding up other requests."""
 
@@ -59,7 +60,6 @@ ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
     "length_penalty": (1,),
     "logits_processors": ([],),
     "min_p": (0,),
-    "priority": (0,),
     "repetition_penalty": (1,),
     "return_tokens_as_token_ids": (False,),
     "skip_special_tokens": (True,),
@@ -266,6 +266,10 @@ class GenerationBody(BaseModel):
     stop_token_ids: Annotated[list[int], BeforeValidator(_stop_token_ids)] = []
     return_token_ids: bool | None = None
     prompt_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    priority: int | None = Field(None, ge=-(2**63), lt=2**63)  # less is sooner
+    cache_salt: str | None = Field(None, min_length=1, max_length=MAX_SALT_CHARS)
+    # ours
+    timeout: FiniteFloat | None = Field(None, gt=0)  # seconds from arrival to the end of the answer
 
     @model_validator(mode="before")
     @classmethod

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
 from llmserve.config import Manifest
+from llmserve.engine.messages import Ready
 from llmserve.errors import RequestError
 from llmserve.request import SamplingParams
+from llmserve.server.admission import Admission, Load, QueueFullError
 from llmserve.server.engine_client import EngineClient, NotReadyError
 from llmserve.server.errors import ModelNotFoundError, shown
 from llmserve.server.generation import Generation, Job
@@ -39,6 +42,7 @@ class Serving:
     manifest: Manifest
     model_name: str
     metrics: Metrics
+    admission: Admission
 
     @property
     def max_model_len(self) -> int:
@@ -47,12 +51,41 @@ class Serving:
             raise NotReadyError(self.client.state)
         return self.client.ready.max_model_len
 
-    def check(self, body: GenerationBody) -> None:
-        """First of all: is there somebody to ask, and is it the model that is meant."""
-        if self.client.ready is not self.client.state:
-            raise NotReadyError(self.client.state)
+    def check(self, body: GenerationBody, *, prompts: int, prompt_param: str) -> None:
+        """First of all, before anything costs time: is there somebody to ask, the model that is meant, and room."""
+        ready = self._ready()
         if body.model is not None and body.model != self.model_name:
             raise ModelNotFoundError(body.model, self.model_name)
+        n = body.n or 1
+        most = min(MAX_CHOICES_PER_CALL, self.admission.most(ready.max_num_seqs))
+        if prompts * n > most:
+            raise RequestError(
+                f"{prompts} prompts with n={n} are more than the {most} choices that one call may have here; "
+                "send several calls.",
+                param="n" if n > 1 else prompt_param,
+            )
+        self._check_room(prompts * n)
+
+    def _ready(self) -> Ready:
+        if not isinstance(self.client.state, Ready):
+            raise NotReadyError(self.client.state)
+        return self.client.state
+
+    def _check_room(self, choices: int) -> None:
+        """Raises QueueFullError."""
+        client, stats = self.client, self.client.stats
+        load = Load(
+            open=client.open_requests,
+            running=stats.running if stats else 0,
+            waiting=stats.waiting if stats else 0,
+            max_num_seqs=self._ready().max_num_seqs,
+            ended_at=client.ended_at,
+        )
+        try:
+            self.admission.check(choices, load, time.monotonic())
+        except QueueFullError:
+            self.metrics.refused_queue_full.inc(choices)
+            raise
 
     def need_tokenizer(self, param: str) -> Tokenizer:
         if self.tokenizer is None:
@@ -105,12 +138,6 @@ class Serving:
         `stop_ids` end an answer like the model's own end-of-text tokens.
         """
         n = body.n or 1
-        if len(prompts) * n > MAX_CHOICES_PER_CALL:
-            raise RequestError(
-                f"{len(prompts)} prompts with n={n} are more than the {MAX_CHOICES_PER_CALL} choices "
-                "that one call may have; send several calls.",
-                param="n",
-            )
         for prompt in prompts:
             self._check_prompt(prompt, prompt_param)
         if prompt_logprobs is not None:
@@ -142,9 +169,14 @@ class Serving:
             stops=StopStrings(body.stop),
             continues_text=continues_text,
             wants_tokens=bool(body.return_token_ids) or logprobs is not None,
+            priority=body.priority or 0,
+            timeout=body.timeout,
+            cache_salt=body.cache_salt or "",
         )
 
     def start(self, job: Job) -> Generation:
+        """Raises NotReadyError and QueueFullError: while a prompt was read, others may have come in."""
+        self._check_room(len(job.prompts) * job.n)
         return Generation(self.client, self.tokenizer, job, self.metrics.observer())
 
     @cached_property

@@ -124,6 +124,7 @@ def running_front(
     tokenizer: Tokenizer | None = TOKENIZER,
     ready: bool = True,
     manifest: Manifest = manifest(),  # noqa: B008 (frozen)
+    config: ServerConfig = ServerConfig(),  # noqa: B008 (frozen)
     script: Callable[[Request], list[int]] = text_by_seed,
 ) -> Iterator[Front]:
     started: list[Front] = []
@@ -132,7 +133,7 @@ def running_front(
     async def live() -> None:
         listener = listen("127.0.0.1", 0)
         async with EngineClient(endpoint) as client:
-            server = HttpServer(create_app(client, tokenizer, manifest, ServerConfig()), listener)
+            server = HttpServer(create_app(client, tokenizer, manifest, config), listener)
             server.start()
             engine = FakeEngine(endpoint, script)
             if ready:

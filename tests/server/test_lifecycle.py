@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from llmserve.engine.messages import Abort, Draining, Events, Failed, Loading, Stopped, Submit
+from llmserve.engine.messages import Abort, Draining, Events, Failed, Loading, Stats, Stopped, Submit
 from llmserve.request import Finish, TokenEvent
 
 from .conftest import TEXT, Front, running_front
@@ -211,8 +211,17 @@ def test_metrics_have_vllms_names(own_front: Front) -> None:
         'llmserve_num_preemptions_total{model_name="tiny"} 1.0',
         'llmserve_prefix_cache_queries_total{model_name="tiny"} 20.0',
         'llmserve_prefix_cache_hits_total{model_name="tiny"} 5.0',
+        'llmserve_prefix_cache_hit_rate{model_name="tiny"} 0.25',
     ):
         assert line in text
+
+
+def test_before_the_first_query_there_is_no_hit_rate(own_front: Front) -> None:
+    own_front.engine.say(Stats(0, 0, 0.0, 0, 0, 0, 0, 0))
+    wait_for(lambda: "llmserve_prefix_cache_queries_total" in metrics(own_front))
+    assert "prefix_cache_hit_rate" not in metrics(own_front)
+    own_front.engine.say(Stats(0, 0, 0.0, 0, 8, 0, 0, 0))
+    wait_for(lambda: 'llmserve_prefix_cache_hit_rate{model_name="tiny"} 0.0' in metrics(own_front))
 
 
 def test_models_and_version(front: Front) -> None:

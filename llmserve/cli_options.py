@@ -1,0 +1,122 @@
+"""The options that make configs: of a build, of the engine's ranks and of the front.
+
+One is declared here, as a field under its config's name, and nowhere else on the command line. What typer needs for
+that is in `cli_groups`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Option
+
+from llmserve.cli_groups import OptionGroup
+from llmserve.config import BuildConfig, EngineConfig, ServerConfig, parse_bytes, validated
+
+
+class QuantChoice(str, Enum):
+    none, int8, int4 = "none", "int8", "int4"
+
+
+class DTypeChoice(str, Enum):
+    auto, float32, bfloat16, float16 = "auto", "float32", "bfloat16", "float16"
+
+
+class KVDTypeChoice(str, Enum):
+    auto, float32, bfloat16, int8 = "auto", "float32", "bfloat16", "int8"
+
+
+class ActivationsChoice(str, Enum):
+    auto, int8, bfloat16, float32 = "auto", "int8", "bfloat16", "float32"
+
+
+class DeviceChoice(str, Enum):
+    cpu, cuda = "cpu", "cuda"
+
+
+@dataclass(frozen=True)
+class BuildOptions(OptionGroup):
+    """None: as a YAML file says, or else BuildConfig's default."""
+
+    quant: Annotated[QuantChoice | None, Option(help="Weight-only quantisation. Default: none.")] = None
+    head_quant: Annotated[
+        QuantChoice | None, Option(help="Of the LM head. Default: int8 in an int4 engine, else as --quant.")
+    ] = None
+    group_size: Annotated[
+        int | None, Option(help="int4: columns per scale, 128, 64 or 32. Default: the largest that fits.")
+    ] = None
+    tp_size: Annotated[int | None, Option(help="Ranks to shard over. Default: 1.")] = None
+    dtype: Annotated[DTypeChoice | None, Option(help="Of activations and unquantised weights. Default: auto.")] = None
+    device: Annotated[DeviceChoice | None, Option(help="What the engine will run on. Default: cpu.")] = None
+
+    def config(self, from_file: dict[str, Any]) -> BuildConfig:
+        given = {name: value for name, value in self.values().items() if value is not None}
+        return validated(BuildConfig, from_file | given)
+
+
+@dataclass(frozen=True)
+class ModelOptions(OptionGroup):
+    """Of every command that loads an engine."""
+
+    SECTION = "Engine"
+
+    kv_cache_memory: Annotated[
+        str | None,
+        Option(
+            metavar="SIZE",
+            help="KV cache per rank, e.g. 512MiB. Default: 4 GiB over all ranks, less where less can be of use.",
+        ),
+    ] = None
+    kv_cache_dtype: Annotated[
+        KVDTypeChoice, Option(help="Of keys and values. auto: float32 in a float32 engine, else bfloat16.")
+    ] = KVDTypeChoice.auto
+    activations: Annotated[
+        ActivationsChoice,
+        Option(help="What weights are multiplied by. auto: int8 for quantised weights where the processor has VNNI."),
+    ] = ActivationsChoice.auto
+    kernels: Annotated[
+        str, Option(help="An instruction set, or `reference`. Default: the best there is; see `llmserve doctor`.")
+    ] = "auto"
+    threads: Annotated[int | None, Option(help="Threads per rank. Default: this host's cores over its ranks.")] = None
+
+    def config(self) -> EngineConfig:
+        values = self.values()
+        memory = values["kv_cache_memory"]
+        return validated(EngineConfig, values | {"kv_cache_memory": None if memory is None else parse_bytes(memory)})
+
+
+@dataclass(frozen=True)
+class EngineOptions(ModelOptions):
+    """All that EngineConfig has."""
+
+    max_num_seqs: Annotated[int, Option(help="Sequences that run at once; more wait.")] = 64
+    max_num_batched_tokens: Annotated[int, Option(help="Tokens computed in one step: the size of a prefill chunk.")] = (
+        1024
+    )
+    max_model_len: Annotated[
+        int | None, Option(help="Tokens of a sequence, prompt included. Default: the model's, or what the cache holds.")
+    ] = None
+    block_size: Annotated[int, Option(help="Tokens in a block of the paged KV cache.")] = 16
+    prefix_caching: Annotated[bool, Option(help="Reuse the KV blocks of prompts that begin alike.")] = True
+    overlap: Annotated[bool, Option(help="Prepare the next step while this one is computed.")] = True
+    verify: Annotated[bool, Option(help="Compare the shards with their checksums before use.")] = True
+
+
+@dataclass(frozen=True)
+class ServerOptions(OptionGroup):
+    """All that ServerConfig has."""
+
+    host: Annotated[str, Option(help="Address to listen on.")] = "0.0.0.0"
+    port: Annotated[int, Option(help="Port to listen on; 0: any free one.")] = 8000
+    served_model_name: Annotated[str | None, Option(help="Name clients use. Default: the checkpoint's.")] = None
+    chat_template: Annotated[
+        Path | None, Option(metavar="FILE", help="Jinja template for chat prompts. Default: the checkpoint's.")
+    ] = None
+    max_queue: Annotated[int, Option(help="Requests that wait beyond those that run; more get a 429.")] = 4096
+    shutdown_timeout: Annotated[float, Option(help="Seconds that SIGTERM waits for running requests.")] = 30.0
+
+    def config(self) -> ServerConfig:
+        return validated(ServerConfig, self.values())
