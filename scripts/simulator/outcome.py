@@ -66,12 +66,13 @@ class Outcome:
     preemptions: int
     prefix_share: float  # of the prompts' tokens, found in the cache
     steps: int
-    wall_seconds: float
+    wall_seconds: float  # that simulating took
+    cpu_seconds: float
 
     @property
     def keeps_up(self) -> bool:
-        """With what was offered, within 5 %."""
-        return self.throughput >= 0.95 * self.offered
+        """With what was offered, within 10 %, as a short run is not quite steady."""
+        return self.throughput >= 0.9 * self.offered
 
     @staticmethod
     def of(run: Run) -> Outcome:
@@ -99,6 +100,7 @@ class Outcome:
             prefix_share=run.prefix_hits / run.prefix_queries if run.prefix_queries else 0.0,
             steps=len(ends),
             wall_seconds=run.wall_seconds,
+            cpu_seconds=run.cpu_seconds,
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -119,7 +121,8 @@ class Outcome:
             "prefix_share": self.prefix_share,
             "steps": self.steps,
             "wall_s": self.wall_seconds,
-            "wall_us_per_token": 1e6 * self.wall_seconds / self.generated,
+            "cpu_s": self.cpu_seconds,
+            "cpu_us_per_token": 1e6 * self.cpu_seconds / self.generated,
         }
 
 

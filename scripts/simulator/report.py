@@ -18,7 +18,7 @@ from simulator.sweep import Curves, at_full_load, median_tpot, p99_ttft, through
 STATIC = "static"
 COLUMNS = (
     "policy", "tokens/s", "of those asked for", "TTFT p50 / p99, s", "TPOT p50 / p99, ms", "ITL p99, ms",
-    "KV mean / most", "running", "preempted", "found in the cache", "simulated in",
+    "KV mean / most", "running", "preempted", "found in the cache", "simulated in (CPU)",
 )  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def outcome_table(outcomes: Sequence[tuple[Policy, Outcome]]) -> list[str]:
             f"{o.running:.0f}",
             str(o.preemptions),
             f"{o.prefix_share:.0%}" if policy.prefix_caching else "",
-            f"{o.wall_seconds:.0f} s",
+            f"{o.cpu_seconds:.0f} s",
         ]
 
     return table([COLUMNS, *(cells(policy, outcome) for policy, outcome in outcomes)])

@@ -46,6 +46,7 @@ class Run:
     prefix_queries: int
     prefix_hits: int
     wall_seconds: float  # that simulating took
+    cpu_seconds: float  # of these, on a core
 
 
 def simulate(trace: Trace, policy: Policy, machine: Machine, advance: Callable[[int], None]) -> Run:
@@ -63,7 +64,7 @@ def simulate(trace: Trace, policy: Policy, machine: Machine, advance: Callable[[
     sampled = [[SOME_TOKEN] * count for count in range(machine.max_num_seqs + 1)]
     admit, max_num_seqs = policy.admission.admit, machine.max_num_seqs
     seconds_of, length = machine.cost.seconds, Finish.LENGTH
-    clock, began = 0.0, time.perf_counter()
+    clock, began, began_cpu = 0.0, time.perf_counter(), time.process_time()
     while True:
         silent.update(admit(queue, scheduler, clock, max_num_seqs))
         plan = scheduler.schedule()
@@ -104,4 +105,5 @@ def simulate(trace: Trace, policy: Policy, machine: Machine, advance: Callable[[
         prefix_queries=counters.prefix_queries,
         prefix_hits=counters.prefix_hits,
         wall_seconds=time.perf_counter() - began,
+        cpu_seconds=time.process_time() - began_cpu,
     )
