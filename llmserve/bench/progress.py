@@ -15,10 +15,11 @@ REDRAW_INTERVAL = 0.2
 
 
 class BenchProgress:
-    """A bar with an estimate on a terminal, a line now and then elsewhere. `total` is in any unit of work."""
+    """A bar with an estimate on a terminal, a line now and then elsewhere, which begins with `name`. `total` is in any
+    unit of work."""
 
-    def __init__(self, total: int) -> None:
-        self._total, self._done = total, 0
+    def __init__(self, total: int, name: str = "bench") -> None:
+        self._total, self._done, self._name = total, 0, name
         self._started = self._said = time.monotonic()
         self._bar: Progress | None = None
         console = Console(stderr=True)
@@ -54,4 +55,4 @@ class BenchProgress:
             self._bar.update(self._task, completed=self._done, refresh=True)
         elif self._done:
             left = (now - self._started) * (self._total - self._done) / self._done
-            print(f"bench: {self._done / self._total:4.0%}, about {left:.0f} s left", file=sys.stderr)
+            print(f"{self._name}: {self._done / self._total:4.0%}, about {left:.0f} s left", file=sys.stderr)
