@@ -30,17 +30,23 @@ class Queue:
     def next_arrival(self) -> float:
         return self._due[self._next]
 
-    def give(self, scheduler: Scheduler, clock: float, limit: int) -> range:
-        """Up to `limit` of those that have arrived → which."""
-        first = self._next
-        while self._next < len(self._due) and self._next - first < limit and self._due[self._next] <= clock:
-            scheduler.add(self._trace.request(self._next))
-            self._next += 1
-        return range(first, self._next)
+    @property
+    def next_prompt(self) -> int:
+        """Its length."""
+        return int(self._trace.prompts[self._next])
+
+    def is_due(self, clock: float) -> bool:
+        return self._next < len(self._due) and self._due[self._next] <= clock
+
+    def give(self, scheduler: Scheduler) -> int:
+        """The next one → which."""
+        scheduler.add(self._trace.request(self._next))
+        self._next += 1
+        return self._next - 1
 
 
 class Admission(Protocol):
-    def admit(self, queue: Queue, scheduler: Scheduler, clock: float, max_num_seqs: int) -> range:
+    def admit(self, queue: Queue, scheduler: Scheduler, clock: float, max_num_seqs: int) -> list[int]:
         """Give the scheduler what it may have now → which."""
 
 
@@ -49,16 +55,30 @@ class InFlight:
     """Whoever has arrived. A step never admits more than `max_num_seqs`, first come first served, so that the rest may
     as well wait here, where waiting costs no memory."""
 
-    def admit(self, queue: Queue, scheduler: Scheduler, clock: float, max_num_seqs: int) -> range:
-        return queue.give(scheduler, clock, max_num_seqs - scheduler.num_waiting)
+    def admit(self, queue: Queue, scheduler: Scheduler, clock: float, max_num_seqs: int) -> list[int]:
+        given = []
+        while queue.is_due(clock) and scheduler.num_waiting < max_num_seqs:
+            given.append(queue.give(scheduler))
+        return given
 
 
 @dataclass(frozen=True, slots=True)
 class BatchByBatch:
-    """A batch of whoever has arrived by the time the last one has ended."""
+    """A batch of those who have arrived by the time the last one has ended, as far as memory holds their prompts and a
+    block more for each: with less, the scheduler would let the rest in as others end, which is not static at all."""
 
-    def admit(self, queue: Queue, scheduler: Scheduler, clock: float, max_num_seqs: int) -> range:
-        return range(0) if scheduler.has_work else queue.give(scheduler, clock, max_num_seqs)
+    def admit(self, queue: Queue, scheduler: Scheduler, clock: float, max_num_seqs: int) -> list[int]:
+        given: list[int] = []
+        if scheduler.has_work:
+            return given
+        pool = scheduler.pool
+        free = pool.num_blocks
+        while queue.is_due(clock) and len(given) < max_num_seqs:
+            free -= pool.blocks_for(queue.next_prompt) + 1
+            if given and free < 0:
+                break
+            given.append(queue.give(scheduler))
+        return given
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,14 @@ def test_a_static_batch_is_of_those_who_have_come_and_in_that_order() -> None:
     assert times(done.ended) == [14, 15, 16, 17]
 
 
+def test_a_static_batch_is_no_larger_than_memory() -> None:
+    """Prompts of two blocks and one more for each: two of them fill six blocks of seven, and the third has to wait."""
+    done = run(trace((0, 8, 3), (0, 8, 1), (0, 8, 2)), STATIC, machine(seqs=8, blocks=7))
+    assert times(done.first) == [1, 1, 4]
+    alone = run(trace((0, 20, 3), (0, 8, 1)), STATIC, machine(seqs=8, blocks=6))
+    assert times(alone.first) == [1, 4]
+
+
 def test_whoever_comes_during_a_step_waits_for_its_end() -> None:
     done = run(trace((0, 4, 2), (0.5, 4, 1)), CONTINUOUS)
     assert times(done.first) == [1, 2]
@@ -122,6 +130,6 @@ def test_waiting_outside_of_the_scheduler_changes_nothing(monkeypatch: pytest.Mo
     """In flight, only `max_num_seqs` wait in the scheduler; with all of them in it every time is the same."""
     requests, on = mix(rate=50), machine(cost(fixed=0.01, token=0.005), seqs=6, blocks=150)
     few = run(requests, CHUNKED, on)
-    monkeypatch.setattr(Scheduler, "num_waiting", property(lambda scheduler: -len(requests)))
+    monkeypatch.setattr(Scheduler, "num_waiting", 0)
     every = run(requests, CHUNKED, on)
     assert (few.first, few.ended) == (every.first, every.ended)
