@@ -14,7 +14,7 @@ from llmserve.request import Finish, TokenEvent
 log = logging.getLogger("llmserve.engine")
 
 STATS_INTERVAL = 0.25
-"""Seconds between the figures that travel with events; the last of a burst always travel."""
+"""Seconds between the figures that travel with events; the last of a burst always travel, and those of a turn."""
 
 
 class EngineLoop:
@@ -24,6 +24,7 @@ class EngineLoop:
         self._shutdown_timeout = shutdown_timeout
         self._deadline: float | None = None  # set: draining
         self._stats_at = 0.0
+        self._some_wait = False  # as the front was last told
         self._events: list[TokenEvent] = []  # that nobody has been told of yet
 
     def run(self, ready: Ready) -> None:
@@ -72,11 +73,15 @@ class EngineLoop:
         return 0 if self._engine.has_work or self._events or self._deadline is not None else None
 
     def _report(self) -> None:
-        if not self._events:
-            return
-        now = time.monotonic()
-        due = now - self._stats_at >= STATS_INTERVAL or not self._engine.has_work
-        if due:
+        now, stats = time.monotonic(), self._engine.stats()
+        # Whether anybody waits is what the front lets requests in by, so it hears of that also where nobody has a token.
+        turned = (stats.waiting > 0) != self._some_wait
+        due = turned or now - self._stats_at >= STATS_INTERVAL or not self._engine.has_work
+        if due and (self._events or turned):
             self._stats_at = now
-        self._link.send(Events(self._events, self._engine.stats() if due else None))
-        self._events = []
+            self._some_wait = stats.waiting > 0
+        if self._events:
+            self._link.send(Events(self._events, stats if due else None))
+            self._events = []
+        elif turned:
+            self._link.send(stats)
