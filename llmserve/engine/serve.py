@@ -74,7 +74,7 @@ class EngineLoop:
 
     def _report(self) -> None:
         now, stats = time.monotonic(), self._engine.stats()
-        # Whether anybody waits is what the front lets requests in by, so it hears of that also where nobody has a token.
+        # Whether anybody waits is what the front lets requests in by: it hears of that also where nobody has a token.
         turned = (stats.waiting > 0) != self._some_wait
         due = turned or now - self._stats_at >= STATS_INTERVAL or not self._engine.has_work
         if due and (self._events or turned):

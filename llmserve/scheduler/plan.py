@@ -91,6 +91,16 @@ class StepPlan:
         return sum(self.words[HEADER_WORDS + 3 : self.tokens_at : CHUNK_WORDS])
 
     @property
+    def starts(self) -> array[int]:
+        """Of each chunk, the position of its first token."""
+        return self.words[HEADER_WORDS + 1 : self.tokens_at : CHUNK_WORDS]
+
+    @property
+    def lengths(self) -> array[int]:
+        """Of each chunk, its number of tokens."""
+        return self.words[HEADER_WORDS + 5 : self.tokens_at : CHUNK_WORDS]
+
+    @property
     def tokens_at(self) -> int:
         """Where in `words` the tokens begin."""
         return HEADER_WORDS + self.words[0] * CHUNK_WORDS

@@ -13,6 +13,7 @@ the LM head, sampling, planning and booking). A maximum over everything would pr
 
 from __future__ import annotations
 
+from operator import mul
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,12 +34,10 @@ class Work(NamedTuple):
 
     @staticmethod
     def of(plan: StepPlan) -> Work:
-        contexts = pairs = 0
-        for chunk in plan.chunks:
-            count = len(chunk.tokens)
-            contexts += chunk.start + count
-            pairs += count * chunk.start + count * (count + 1) // 2
-        return Work(plan.num_tokens, plan.num_logits, contexts, pairs)
+        tokens, starts, lengths = plan.num_tokens, plan.starts, plan.lengths
+        # A chunk of c tokens from position s on sees s + 1, s + 2, … s + c keys.
+        pairs = sum(map(mul, lengths, starts)) + (sum(map(mul, lengths, lengths)) + tokens) // 2
+        return Work(tokens, plan.num_logits, sum(starts) + tokens, pairs)
 
 
 class CostModel(Frozen):

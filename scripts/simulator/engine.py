@@ -27,9 +27,12 @@ class Watched:
         self.vocab_size = runner.vocab_size
         self.plan: StepPlan | None = None
 
-    def execute(self, plan: StepPlan) -> Tensor:
+    def start(self, plan: StepPlan) -> None:
         self.plan = plan
-        return self._runner.execute(plan)
+        self._runner.start(plan)
+
+    def finish(self) -> Tensor:
+        return self._runner.finish()
 
     def abort(self) -> None:
         self._runner.abort()

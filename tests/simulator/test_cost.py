@@ -15,7 +15,7 @@ from .cases import cost, machine
 
 
 def test_the_work_of_a_plan() -> None:
-    plan = StepPlan(
+    plan = StepPlan.of(
         (
             Chunk(0, 9, 3, (5,), (), 1),  # decodes: its token sees itself and 9 before
             Chunk(1, 4, 1, (5, 6, 7), (2,), 0),  # the middle of a prompt: its tokens see 5, 6 and 7
