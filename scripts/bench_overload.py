@@ -41,7 +41,7 @@ import psutil
 from cpu_bench.machine import ForeignLoad, describe
 from serving_bench.figures import plot_overload
 from serving_bench.load import Loader, Outcome, Range
-from serving_bench.server import Server, serving
+from serving_bench.server import Server, serving, split_arguments
 from serving_bench.tables import Check, check_table, markdown_table, ms
 from serving_bench.watch import Sample, Watch
 
@@ -213,7 +213,6 @@ def plan_of(args: argparse.Namespace) -> Plan:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("engine", type=Path)
-    parser.add_argument("flags", nargs="*", help="after --: further flags of `llmserve run`")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--max-num-seqs", type=int, default=32)
     parser.add_argument("--max-queue", type=int, default=64)
@@ -225,17 +224,18 @@ def main() -> None:
     parser.add_argument("--prompt-len", default="16-64")
     parser.add_argument("--output-len", default="64-192")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    own, further = split_arguments(sys.argv[1:])
+    args = parser.parse_args(own)
     args.out.mkdir(parents=True, exist_ok=True)
     try:
         plan = plan_of(args)
-        flags = ["--max-num-seqs", str(plan.max_num_seqs), "--max-queue", str(plan.max_queue), *args.flags]
+        flags = ["--max-num-seqs", str(plan.max_num_seqs), "--max-queue", str(plan.max_queue), *further]
         with serving(args.engine, args.out / "server.log", flags) as server:
             measured = asyncio.run(measure(server, plan))
     except (LlmserveError, httpx.HTTPError) as e:
         sys.exit(f"bench_overload: {e!r}" if isinstance(e, httpx.HTTPError) else f"bench_overload: {e}")
     checks, machine = checks_of(measured, plan), describe()
-    result = {"machine": machine, "engine": args.engine.name, "flags": args.flags, "plan": asdict(plan)}
+    result = {"machine": machine, "engine": args.engine.name, "flags": flags, "plan": asdict(plan)}
     result |= {"peaks": measured.peaks, "windows": windows(measured, plan)}
     result |= {"client_cores": measured.client_cores, "foreign_cores": measured.foreign_cores}
     result |= {"samples": [asdict(sample) for sample in measured.samples]}

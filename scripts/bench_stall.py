@@ -9,20 +9,22 @@ than one chunk's time. The engine's context has to hold the prompt.
 
 `llmserve run` computes at most --max-num-batched-tokens B a step. With S streams decoding, a step has S tokens of
 theirs and a chunk of C = B - S of the prompt's, which is N chunks long (at least --prompt-len tokens, rounded up to
-whole chunks). One chunk's time is that of the same C tokens at the same depth, computed alone, and is measured in the
-same run on the idle server: prompts of C, 2C, … NC tokens, each the beginning of the next, are sent one by one. All but
-the last C tokens of each are in the prefix cache, so its time to first token is one step with one chunk, k·C tokens
-deep, and the request's way through HTTP. A straight line is laid through these times (attention's cost grows by depth).
-As a check, another prompt of the same length is sent alone: its time to first token is to be about the sum of its
-chunks'.
+whole chunks). One chunk's time is that of C tokens at the same depth, computed alone, and is measured in the same run,
+on the idle server: a prompt of that length is sent, which fills the prefix cache; then, --repeats times at each of
+--depths depths, prompts that begin with so many of its chunks and end in C other tokens. All but these are found in the
+cache, so the time to the first token is one step with one chunk, and the request's way through HTTP. A straight line is
+laid through these times, as attention's cost grows by depth. As a check, its values at all N depths are added up, and
+should be about the time of the whole prompt alone.
 
 Then S streams run. After --settle seconds the long prompt arrives (other random ids), and they go on for as long after
 it was answered. Gaps are sorted by the moment it was sent and that of its answer; the k-th of the last N gaps of each
-stream until the answer is that of chunk k. The verdict: every such gap, less the time of its chunk alone, is at most
-the longest gap of any stream before the prompt came. So the noise that is allowed for is what the same run shows
-without the prompt, and nothing else.
+stream until the answer is that of chunk k. The verdict: every such gap, less its chunk's time by the line, is at most
+the longest gap of any stream without the prompt (before it or after), and so much more as the medians of the chunks
+alone are above the line at most. So the noise that is allowed for is what the same run shows of the two things that are
+added, each by itself, and nothing else; what other processes took of the machine is told.
 
-Prints Markdown; writes stall.json, stall.png and the server's log to the folder --out. Exit code 1 if the claim fails.
+Flags after `--` go to the server. Prints Markdown; writes stall.json, stall.png and the server's log to the folder
+--out. Exit code 1 if the claim fails.
 """
 
 from __future__ import annotations
@@ -39,10 +41,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from cpu_bench.machine import describe
+from cpu_bench.machine import ForeignLoad, describe
 from serving_bench.figures import plot_stall
-from serving_bench.gaps import ChunkTime, Phases, Spread, beyond_chunk, chunk_time, split
-from serving_bench.server import Server, metrics_of, serving
+from serving_bench.gaps import ChunkTime, Phases, Spread, above_line, beyond_chunk, chunk_time, split
+from serving_bench.server import Server, metrics_of, serving, split_arguments
 from serving_bench.tables import Check, check_table, markdown_table, ms
 
 from llmserve.bench.client import Client
@@ -63,6 +65,8 @@ class Plan:
     streams: int
     budget: int
     chunks: int
+    depths: int
+    repeats: int
     settle: float
     seed: int
 
@@ -74,13 +78,20 @@ class Plan:
     def prompt_len(self) -> int:
         return self.chunks * self.chunk_tokens
 
+    def depths_alone(self) -> list[int]:
+        """Tokens: from the first chunk to the last, evenly."""
+        count = min(self.depths, self.chunks)
+        chunks = [round(i * (self.chunks - 1) / (count - 1)) for i in range(count)]
+        return [k * self.chunk_tokens for k in chunks]
+
 
 @dataclass(frozen=True)
 class Measured:
-    alone: list[float]  # seconds of each chunk, the first one first
+    alone: list[tuple[int, float]]  # the depth of a chunk, and its seconds
     whole: float  # seconds of the whole prompt, alone
     among: float  # seconds of the whole prompt, among streams
     phases: Phases
+    foreign_cores: float  # of processes that have nothing to do with this
 
 
 class Bench:
@@ -93,13 +104,16 @@ class Bench:
         self._random = random.Random(plan.seed)
 
     async def run(self) -> Measured:
+        foreign = ForeignLoad()
         await self._answer(self._prompt(BLOCK))  # the first request of all pays for more than itself
         prompt = self._prompt(self._plan.prompt_len)
-        size = self._plan.chunk_tokens
-        alone = [await self._answer(prompt[: size * (k + 1)]) for k in range(self._plan.chunks)]
-        whole = await self._answer(self._prompt(self._plan.prompt_len))
+        whole = await self._answer(prompt)
+        depths = self._plan.depths_alone() * self._plan.repeats
+        alone = [
+            (depth, await self._answer(prompt[:depth] + self._prompt(self._plan.chunk_tokens))) for depth in depths
+        ]
         among, phases = await self._among_streams()
-        return Measured(alone, whole, among, phases)
+        return Measured(alone, whole, among, phases, foreign.cores())
 
     async def _among_streams(self) -> tuple[float, Phases]:
         longest = metrics_of((await self._http.get("/metrics")).text)["max_model_len"]
@@ -155,6 +169,8 @@ def report(measured: Measured, plan: Plan, alone: ChunkTime) -> tuple[str, list[
     """The tables, and what the verdict is made of."""
     phases, last = measured.phases, plan.prompt_len - plan.chunk_tokens
     spreads = {name: Spread.of([gap.seconds for gap in gaps]) for name, gaps in vars(phases).items()}
+    without = max(spreads["before"].max, spreads["after"].max)
+    scatter = above_line(measured.alone, alone)
     beyond = Spread.of([beyond_chunk(gap, plan.chunk_tokens, alone) for gap in phases.during])
     rows = [
         [f"gaps {name}", f"{s.count:,}", ms(s.median), ms(s.p99), ms(s.max)]
@@ -162,6 +178,7 @@ def report(measured: Measured, plan: Plan, alone: ChunkTime) -> tuple[str, list[
     ]
     table = markdown_table([f"{plan.streams} streams", "gaps", "median", "p99", "max"], rows)
     steps = len(phases.during) / plan.streams
+    added_up = sum(alone.at(k * plan.chunk_tokens) for k in range(plan.chunks))
     facts = markdown_table(
         ["the long prompt", ""],
         [
@@ -169,16 +186,17 @@ def report(measured: Measured, plan: Plan, alone: ChunkTime) -> tuple[str, list[
             ["a chunk alone: at the start, in the middle, at the end", " / ".join(
                 ms(alone.at(depth)) for depth in (0, last / 2, last)
             )],
-            ["the whole prompt alone", f"{measured.whole:.2f} s; its chunks added up: {sum(measured.alone):.2f} s"],
+            ["the whole prompt alone", f"{measured.whole:.2f} s; its chunks added up: {added_up:.2f} s"],
             ["the whole prompt among the streams", f"{measured.among:.2f} s, {steps:.1f} tokens of each stream"],
+            ["processes that have nothing to do with it", f"took {measured.foreign_cores:.2f} cores"],
         ],
     )  # fmt: skip
     checks = [
         Check(
             "no gap grew by more than one chunk's time",
             f"at most {ms(beyond.max)} beyond it",
-            f"longest gap before: {ms(spreads['before'].max)}",
-            beyond.max <= spreads["before"].max,
+            f"{ms(without)}, the longest gap without it, and {ms(scatter)}, by which chunks alone were slower",
+            beyond.max <= without + scatter,
         ),
         Check(
             "every stream advanced with every chunk",
@@ -197,7 +215,18 @@ def plan_of(args: argparse.Namespace) -> Plan:
             f"--max-num-batched-tokens {args.max_num_batched_tokens} less --streams {args.streams} is {chunk}, and has "
             f"to be a multiple of {BLOCK}."
         )
-    return Plan(args.streams, args.max_num_batched_tokens, -(-args.prompt_len // chunk), args.settle, args.seed)
+    chunks = -(-args.prompt_len // chunk)
+    if min(chunks, args.depths) < 2:
+        raise LlmserveError(f"{chunks} chunks, measured at {args.depths} depths: there have to be 2 at least.")
+    return Plan(
+        streams=args.streams,
+        budget=args.max_num_batched_tokens,
+        chunks=chunks,
+        depths=args.depths,
+        repeats=args.repeats,
+        settle=args.settle,
+        seed=args.seed,
+    )
 
 
 def main() -> None:
@@ -207,28 +236,32 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--prompt-len", type=int, default=16384)
     parser.add_argument("--max-num-batched-tokens", type=int, default=256)
+    parser.add_argument("--depths", type=int, default=12, help="at which a chunk alone is measured")
+    parser.add_argument("--repeats", type=int, default=3, help="how often, at each")
     parser.add_argument("--settle", type=float, default=10, help="seconds of streams before and after the prompt")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    own, further = split_arguments(sys.argv[1:])
+    args = parser.parse_args(own)
     args.out.mkdir(parents=True, exist_ok=True)
     try:
         plan = plan_of(args)
-        flags = ["--max-num-batched-tokens", str(plan.budget)]
+        flags = ["--max-num-batched-tokens", str(plan.budget), *further]
         with serving(args.engine, args.out / "server.log", flags) as server:
             measured = asyncio.run(measure(server, plan))
     except LlmserveError as e:
         sys.exit(f"bench_stall: {e}")
-    depths = [k * plan.chunk_tokens for k in range(plan.chunks)]
-    alone = chunk_time(depths, measured.alone)
+    alone = chunk_time(measured.alone)
     text, checks = report(measured, plan, alone)
     machine = describe()
     phases = measured.phases
     result = {
         "machine": machine,
         "engine": args.engine.name,
+        "flags": flags,
         "plan": asdict(plan),
-        "chunks_alone_s": measured.alone,
+        "chunks_alone": measured.alone,
         "chunk_time": asdict(alone),
+        "foreign_cores": measured.foreign_cores,
         "prompt_alone_s": measured.whole,
         "prompt_among_streams_s": measured.among,
         "gaps_ms": {name: [round(gap.seconds * 1e3, 2) for gap in gaps] for name, gaps in vars(phases).items()},

@@ -29,10 +29,10 @@ def plot_stall(phases: Phases, chunk_tokens: int, alone: ChunkTime, title: str, 
     places = [gap.chunk * chunk_tokens for gap in chunks if gap.chunk is not None]
     by_depth.plot(places, [gap.seconds * 1e3 for gap in chunks], ".", color=COLORS["during"], label="gaps")
     ends = [0, max(places)]
-    normal = max(gaps["before"])
+    normal = max(gap.seconds * 1e3 for gap in (*phases.before, *phases.after))
     by_depth.plot(ends, [alone.at(place) * 1e3 for place in ends], "--", color="black", label="the chunk alone")
     bound = [alone.at(place) * 1e3 + normal for place in ends]
-    by_depth.plot(ends, bound, "-", color="black", label="and the longest gap before")
+    by_depth.plot(ends, bound, "-", color="black", label="and the longest gap without it")
     by_depth.set(xlabel="tokens of the long prompt that were done", ylabel="ms")
     by_depth.set_ylim(bottom=0)
     by_depth.legend()

@@ -44,13 +44,19 @@ class ChunkTime:
         return self.at_start + self.per_token * depth
 
 
-def chunk_time(depths: Sequence[float], seconds: Sequence[float]) -> ChunkTime:
-    """The line of Theil and Sen: the median of all pairs' slopes, so that a few disturbed ones do not bend it."""
-    points = list(zip(depths, seconds, strict=True))
-    if len(points) < 2:
-        raise ValueError(f"a line needs at least two measurements, got {len(points)}")
-    slope = statistics.median((b[1] - a[1]) / (b[0] - a[0]) for a, b in combinations(points, 2))
-    return ChunkTime(statistics.median(s - slope * d for d, s in points), slope)
+def chunk_time(measured: Sequence[tuple[float, float]]) -> ChunkTime:
+    """Depths with seconds → the line of Theil and Sen: the median of all pairs' slopes, which a few disturbed
+    measurements do not bend."""
+    slope = statistics.median((b[1] - a[1]) / (b[0] - a[0]) for a, b in combinations(measured, 2) if a[0] != b[0])
+    return ChunkTime(statistics.median(seconds - slope * depth for depth, seconds in measured), slope)
+
+
+def above_line(measured: Sequence[tuple[float, float]], line: ChunkTime) -> float:
+    """By how much a depth's median is above the line, at most: whatever bends it is no single disturbance."""
+    at: dict[float, list[float]] = {}
+    for depth, seconds in measured:
+        at.setdefault(depth, []).append(seconds - line.at(depth))
+    return max(0.0, *map(statistics.median, at.values()))
 
 
 def split(streams: Sequence[Sequence[float]], begin: float, sent: float, answered: float, chunks: int) -> Phases:

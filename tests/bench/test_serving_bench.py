@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
 from bench_overload import MAX_GROWTH, Measured, Plan, checks_of, growth, windows
-from serving_bench.gaps import Gap, beyond_chunk, chunk_time, split
+from serving_bench.gaps import Gap, above_line, beyond_chunk, chunk_time, split
 from serving_bench.load import Outcome
 from serving_bench.server import metrics_of
 from serving_bench.watch import Sample
@@ -106,8 +106,11 @@ def test_gaps_are_given_to_the_chunks_by_the_answer() -> None:
 
 
 def test_a_disturbed_chunk_does_not_bend_the_line() -> None:
-    depths = [10.0 * k for k in range(9)]
-    line = chunk_time(depths, [2 + depth / 100 + (depth == 40) * 50 for depth in depths])
+    alone = [(depth, 2 + depth / 100) for depth in range(0, 90, 10)] * 3
+    alone[4] = (40, 50)
+    line = chunk_time(alone)
     assert (line.at_start, line.per_token) == pytest.approx((2, 0.01))
+    assert above_line(alone, line) == pytest.approx(0)
+    assert above_line([*alone, (10, 3), (10, 3), (10, 3), (10, 3)], line) == pytest.approx(0.9)
     assert beyond_chunk(Gap(5, 9, chunk=3), 10, line) == pytest.approx(4 - 2.3)
     assert beyond_chunk(Gap(5, 9), 10, line) == 4
