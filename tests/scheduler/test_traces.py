@@ -36,10 +36,11 @@ class Client:
     priority: int
     timeout: int | None  # steps
     salt: str
+    n: int  # so many requests, which come at once with the same prompt
 
-    def request(self, request_id: int) -> Request:
+    def request(self, number: int, request_id: int) -> Request:
         prompt = [(self.family * 3 + i * i) % VOCAB for i in range(self.common)]
-        prompt += [(request_id + i * 5) % VOCAB for i in range(self.own)]
+        prompt += [(number + i * 5) % VOCAB for i in range(self.own)]
         return request(
             request_id,
             tuple(prompt),
@@ -74,6 +75,7 @@ clients = st.builds(
     priority=priorities,
     timeout=timeouts,
     salt=salts,
+    n=st.sampled_from([1, 1, 1, 2, 3]),
 )
 
 
@@ -118,6 +120,7 @@ hungry = st.builds(
     priority=priorities,
     timeout=timeouts,
     salt=salts,
+    n=st.sampled_from([1, 1, 1, 2, 3]),
 )
 tiny_engines = st.builds(
     lambda block_size, spare, rows, budget, caching, prompt_logits, ahead: Engine(
@@ -152,11 +155,13 @@ def test_also_when_blocks_run_out_all_the_time(engine: Engine, crowd: list[Clien
 
 def live(engine: Engine, crowd: list[Client]) -> None:
     """Let `crowd` come and go, then compare each answer with what its request yields alone."""
+    each = [(number, client) for number, client in enumerate(crowd) for _ in range(client.n)]
+    everyone = [(request_id, number, client) for request_id, (number, client) in enumerate(each)]
     requests: dict[int, Request] = {}
     for now in range(42):
-        for request_id, client in enumerate(crowd):
+        for request_id, number, client in everyone:
             if client.arrives == now:
-                req = client.request(request_id)
+                req = client.request(number, request_id)
                 try:
                     engine.add(req)
                 except RequestError:
@@ -175,7 +180,7 @@ def live(engine: Engine, crowd: list[Client]) -> None:
 
     assert answers.keys() == requests.keys()
     for request_id, req in requests.items():
-        answer, client = answers[request_id], crowd[request_id]
+        answer, client = answers[request_id], everyone[request_id][2]
         tokens, finish = expected(req, engine.scheduler.max_model_len)
         told = [int(logprobs.chosen) for logprobs in answer.prompt_logprobs]
         asked = req.sampling.prompt_logprobs is not None
