@@ -2,7 +2,7 @@
 
     python scripts/random_checkpoint.py qwen2.5-1.5b /tmp/qwen2.5-1.5b
 
-Shapes are those of the models' published config.json files. Weights' values change neither speed nor memory.
+Shapes are those of the models' published config.json files, but for `tiny`. Weights' values change neither speed nor memory.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ def _qwen25(hidden: int, inner: int, layers: int, heads: int, kv_heads: int) -> 
 
 
 SHAPES = {
+    # For mechanisms, and for trying scripts: nobody's model.
+    "tiny": _qwen25(256, 1024, 4, 4, 2) | {"vocab_size": 8192, "eos_token_id": 8191},
     "qwen2.5-0.5b": _qwen25(896, 4864, 24, 14, 2),
     "qwen2.5-1.5b": _qwen25(1536, 8960, 28, 12, 2),
     "qwen3-0.6b": _qwen25(1024, 3072, 28, 16, 8)

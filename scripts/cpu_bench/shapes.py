@@ -8,16 +8,7 @@ import random_checkpoint
 
 from llmserve.models import read_config
 
-TINY = random_checkpoint.SHAPES["qwen2.5-0.5b"] | {
-    "hidden_size": 256,
-    "intermediate_size": 1024,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "vocab_size": 8192,
-    "eos_token_id": 8191,
-}
-
-SHAPES: dict[str, dict] = {**random_checkpoint.SHAPES, "tiny": TINY}
+SHAPES: dict[str, dict] = random_checkpoint.SHAPES
 """`tiny` is for trying the script, not for judging an engine."""
 
 
