@@ -2,7 +2,8 @@
 
     python scripts/random_checkpoint.py qwen2.5-1.5b /tmp/qwen2.5-1.5b
 
-Shapes are those of the models' published config.json files, but for `tiny`. Weights' values change neither speed nor memory.
+Shapes are those of the models' published config.json files, but for `tiny`. Weights' values change neither speed nor
+memory.
 """
 
 from __future__ import annotations
