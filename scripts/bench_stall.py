@@ -108,10 +108,10 @@ class Bench:
         await self._answer(self._prompt(BLOCK))  # the first request of all pays for more than itself
         prompt = self._prompt(self._plan.prompt_len)
         whole = await self._answer(prompt)
-        depths = self._plan.depths_alone() * self._plan.repeats
-        alone = [
-            (depth, await self._answer(prompt[:depth] + self._prompt(self._plan.chunk_tokens))) for depth in depths
-        ]
+        alone = []
+        for depth in self._plan.depths_alone() * self._plan.repeats:
+            chunk = self._prompt(self._plan.chunk_tokens)
+            alone.append((depth, await self._answer(prompt[:depth] + chunk, cached=depth)))
         among, phases = await self._among_streams()
         return Measured(alone, whole, among, phases, foreign.cores())
 
@@ -147,12 +147,17 @@ class Bench:
         sample = await client.complete(Asked(self._prompt(BLOCK), length, 0))
         raise LlmserveError(sample.error or f"all its {length} tokens came")
 
-    async def _answer(self, prompt: tuple[int, ...]) -> float:
-        """Seconds to the first token."""
+    async def _answer(self, prompt: tuple[int, ...], cached: int = 0) -> float:
+        """Seconds to the first token. The prefix cache has to hold just so many tokens of the prompt."""
         client = Client(self._http, self._server.model, EXTRA, time.perf_counter)
         sample = await client.complete(Asked(prompt, 1, 0))
         if sample.error is not None or sample.ttft is None:
             raise LlmserveError(f"a prompt of {len(prompt)} tokens was not answered: {sample.error}")
+        if sample.cached_tokens != cached:
+            raise LlmserveError(
+                f"the prefix cache held {sample.cached_tokens} tokens of a prompt, and {cached} were meant; "
+                "raise --kv-cache-memory, or leave --no-prefix-caching out."
+            )
         return sample.ttft
 
     def _prompt(self, length: int) -> tuple[int, ...]:
