@@ -101,7 +101,13 @@ class EngineOptions(ModelOptions):
     ] = None
     block_size: Annotated[int, Option(help="Tokens in a block of the paged KV cache.")] = 16
     prefix_caching: Annotated[bool, Option(help="Reuse the KV blocks of prompts that begin alike.")] = True
-    overlap: Annotated[bool, Option(help="Prepare the next step while this one is computed.")] = True
+    overlap: Annotated[
+        bool | None,
+        Option(
+            "--overlap/--no-overlap",
+            help="Prepare the next step while this one is computed. Default: if a core is left for it.",
+        ),
+    ] = None
     verify: Annotated[bool, Option(help="Compare the shards with their checksums before use.")] = True
 
 

@@ -183,7 +183,7 @@ class EngineConfig(Frozen):
     kernels: str = "auto"  # an instruction set, or "reference"; auto: the best that this processor runs
     kv_cache_memory: int | None = Field(default=None, ge=1)  # per rank; None: see runtime.kv_cache
     prefix_caching: bool = True
-    overlap: bool = True  # the next step is prepared while this one is computed
+    overlap: bool | None = None  # prepare the next step while this one is computed; None: where a core is left for it
     threads: int | None = Field(default=None, ge=1, le=4096)  # per rank; None: the host's cores over its ranks
     verify: bool = True  # compare every shard with its sha256 before use
 

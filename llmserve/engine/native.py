@@ -30,16 +30,26 @@ bytes of their logits, each a float for every token of the vocabulary. Longer pr
 
 class NativeEngine:
     def __init__(
-        self, loaded: Loaded, comm: Comm, config: EngineConfig, clock: Callable[[], float] = time.monotonic
+        self,
+        loaded: Loaded,
+        comm: Comm,
+        config: EngineConfig,
+        *,
+        spare_core: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`clock`: seconds, for requests that may only take so long."""
+        """`spare_core`: this thread has a core of its own while the kernels run. Where it would take one from them, all
+        their threads wait for the one that it stopped, and what is done meanwhile takes longer than after them.
+
+        `clock`: seconds, for requests that may only take so long.
+        """
         kv = loaded.kv
         self.kv = kv
         self._comm = comm
         self._runner = loaded.runner
         self._sampler = loaded.sampler
         self._clock = clock
-        self._overlap = config.overlap
+        self._overlap = spare_core if config.overlap is None else config.overlap
         self._pool = BlockPool(kv.num_blocks, kv.block_size, config.prefix_caching)
         self._scheduler = Scheduler(
             self._pool,
@@ -69,22 +79,24 @@ class NativeEngine:
         return self._scheduler.abort_all(finish, error)
 
     def step(self, meanwhile: Callable[[], None] = lambda: None) -> list[TokenEvent]:
-        """`meanwhile` is called once, while the kernels of this step run, or with nothing to do at once."""
+        """`meanwhile` is called once: while the kernels of this step run, or after them, or at once if nothing is to do."""
         events = self._scheduler.expire(self._clock())
         plan = self._scheduler.schedule()
         if plan is None:
             meanwhile()
             return events
         self._comm.broadcast(plan.words)
-        self._runner.start(plan)
-        if not self._overlap:
-            self._runner.finish()
         # What does not need this step's logits is done while they are computed.
+        if self._overlap:
+            self._runner.start(plan)
+        else:
+            logits = self._runner.execute(plan)
         meanwhile()
         sample = self._sampler.prepare([want(seq, position) for seq, position in self._scheduler.wanted(plan)])
         if self._overlap:
             self._scheduler.prepare()
-        return events + self._scheduler.update(plan, sample(self._runner.finish()))
+            logits = self._runner.finish()
+        return events + self._scheduler.update(plan, sample(logits))
 
     def stats(self) -> Stats:
         counters = self._scheduler.counters

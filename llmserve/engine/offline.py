@@ -21,10 +21,11 @@ class OfflineEngine:
         config = config or EngineConfig()
         directory = EngineDir.open(engine)
         directory.check_ranks(1)
-        cores = use_threads(config.threads, os.sched_getaffinity(0), 0, 1)
+        allowed = os.sched_getaffinity(0)
+        cores = use_threads(config.threads, allowed, 0, 1)
         comm = SoloComm()
         loaded = load_runner(directory, config, comm, device_of(directory.manifest, 0), cores)
-        self.engine = NativeEngine(loaded, comm, config)
+        self.engine = NativeEngine(loaded, comm, config, spare_core=len(cores) < len(allowed))
 
     def generate(self, requests: Iterable[Request]) -> dict[int, list[TokenEvent]]:
         """Run all to their ends, batched in flight → events by request id, in order."""

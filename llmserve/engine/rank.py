@@ -52,6 +52,8 @@ class Rank:
         self.device = device_of(self.directory.manifest, mpi.local_rank if mpi else 0)
         place = (mpi.local_rank, mpi.local_size) if mpi else (0, 1)
         self.cores = use_threads(config.threads, allowed_cores(), *place)
+        on_gpu = self.device.type == "cuda"
+        self.spare_core = on_gpu or len(self.cores) * place[1] < len(allowed_cores())
         self.comm: Comm = mpi or SoloComm()
         self._runner: Runner | None = None
         if mpi and mpi.size > 1 and self.device.type == "cuda":
@@ -107,7 +109,7 @@ class Rank:
         link.send(Loading("loading", 0, total))
         loaded = self.load(lambda done: link.send(Loading("loading", done, total)))
         kv = loaded.kv
-        engine = NativeEngine(loaded, self.comm, self.config)
+        engine = NativeEngine(loaded, self.comm, self.config, spare_core=self.spare_core)
         log.info(
             "ready: %d rank(s) on %s with %d thread(s) each; KV cache of %d tokens in blocks of %d (%.1f MB per rank), "
             "at most %d tokens a sequence",

@@ -39,7 +39,6 @@ class CpuRunner:
         self._comm = comm
         self._team = team
         self._sums = [floats(s.address, s.width) for s in sums]
-        self._done: Tensor | None = None  # the logits of what was started, once they are there
 
     def execute(self, plan: StepPlan) -> Tensor:
         """Compute a plan's chunks → logits [plan.num_logits, vocab_size] fp32, by chunk, then by position.
@@ -53,12 +52,9 @@ class CpuRunner:
         """Another thread takes this one's place among those who compute."""
         self._program.begin(plan.words)
         self._program.start()
-        self._done = None
 
     def finish(self) -> Tensor:
-        if self._done is None:
-            self._done = self._computed(self._program.finish)
-        return self._done
+        return self._computed(self._program.finish)
 
     def abort(self) -> None:
         if self._team is not None:

@@ -35,7 +35,7 @@ class Runner(Protocol):
         """The first half of `execute`: returns while the device computes, where it can."""
 
     def finish(self) -> Tensor:
-        """The second: waits for what was started, and may be asked again for what it gave."""
+        """The second: waits for what was started."""
 
     def abort(self) -> None:
         """This rank gives up: whoever waits for it within a step is told, instead of waiting for ever."""

@@ -27,6 +27,10 @@ class Watched:
         self.vocab_size = runner.vocab_size
         self.plan: StepPlan | None = None
 
+    def execute(self, plan: StepPlan) -> Tensor:
+        self.plan = plan
+        return self._runner.execute(plan)
+
     def start(self, plan: StepPlan) -> None:
         self.plan = plan
         self._runner.start(plan)

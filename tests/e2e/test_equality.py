@@ -101,7 +101,7 @@ def chunked(subject: Subject, request: pytest.FixtureRequest, full: bool) -> Ite
     chunk: int = request.param
     if not full and chunk != subject.case.chunk:
         pytest.skip("other sizes of chunk than the engine's own in CASES are for --full")
-    with subject.serving("--max-num-batched-tokens", str(chunk)) as server:
+    with subject.serving("--max-num-batched-tokens", str(chunk), "--overlap") as server:
         yield server
 
 
@@ -149,7 +149,7 @@ class TestInChunks:
 def test_chunked_cached_and_preempted_at_once_is_as_alone(subject: Subject, alone: list[Answer], full: bool) -> None:
     if not full and subject.case not in CASES[::3]:
         pytest.skip("other engines than one of each number of ranks are for --full")
-    with subject.serving("--max-num-batched-tokens", "24", *subject.small_cache) as server:
+    with subject.serving("--max-num-batched-tokens", "24", "--overlap", *subject.small_cache) as server:
         for _ in range(2):
             assert_same(ask_at_once(server, REQUESTS), alone)
         assert server.metric("llmserve_num_preemptions_total") > 0
