@@ -79,7 +79,7 @@ class NativeEngine:
         return self._scheduler.abort_all(finish, error)
 
     def step(self, meanwhile: Callable[[], None] = lambda: None) -> list[TokenEvent]:
-        """`meanwhile` is called once: while the kernels of this step run, or after them, or at once if nothing is to do."""
+        """`meanwhile` is called once: while the kernels of this step run, or after them, or there is nothing to do."""
         events = self._scheduler.expire(self._clock())
         plan = self._scheduler.schedule()
         if plan is None:
