@@ -15,6 +15,7 @@ import httpx
 import psutil
 
 from llmserve.config import Manifest
+from llmserve.engine.launch import die_with_parent
 from llmserve.errors import LlmserveError
 
 START_TIMEOUT = 300.0
@@ -54,13 +55,18 @@ def serving(engine: Path, log: Path, flags: list[str]) -> Iterator[Server]:
         port = s.getsockname()[1]
     command = [sys.executable, "-m", "llmserve", "run", str(engine), "--host", "127.0.0.1", "--port", str(port), *flags]
     with log.open("wb") as out:
-        process = psutil.Popen(command, stdout=out, stderr=out, start_new_session=True)
+        process = psutil.Popen(command, stdout=out, stderr=out, start_new_session=True, preexec_fn=end_with_script)
     base = f"http://127.0.0.1:{port}"
     try:
         wait_ready(process, base, log)
         yield Server(process, base, manifest.model_name, manifest.model.vocab_size)
     finally:
         stop(process)
+
+
+def end_with_script() -> None:
+    """In the server, before it is one: however this script ends, be it killed, the kernel then tells the server."""
+    die_with_parent(signal.SIGTERM)
 
 
 def wait_ready(process: psutil.Popen, base: str, log: Path) -> None:
