@@ -79,19 +79,19 @@ class NativeEngine:
         return self._scheduler.abort_all(finish, error)
 
     def step(self, meanwhile: Callable[[], None] = lambda: None) -> list[TokenEvent]:
-        """`meanwhile` is called once: while the kernels of this step run, or after them, or there is nothing to do."""
+        """`meanwhile` is called once: while the kernels of this step run or before, or if there is nothing to do."""
         events = self._scheduler.expire(self._clock())
         plan = self._scheduler.schedule()
         if plan is None:
             meanwhile()
             return events
         self._comm.broadcast(plan.words)
-        # What does not need this step's logits is done while they are computed.
+        # What does not need this step's logits is done while they are computed, or before: nobody waits a step for it.
         if self._overlap:
             self._runner.start(plan)
-        else:
-            logits = self._runner.execute(plan)
         meanwhile()
+        if not self._overlap:
+            logits = self._runner.execute(plan)
         sample = self._sampler.prepare([want(seq, position) for seq, position in self._scheduler.wanted(plan)])
         if self._overlap:
             self._scheduler.prepare()
