@@ -27,6 +27,7 @@ from cpu_bench.report import write_markdown
 from cpu_bench.sections import SECTIONS
 from cpu_bench.shapes import FORMATS, SHAPES
 from cpu_bench.workplace import Workplace
+from key_value import key_value
 
 
 def names(known: tuple[str, ...]) -> Any:
@@ -39,15 +40,6 @@ def names(known: tuple[str, ...]) -> Any:
         return chosen
 
     return parse
-
-
-def key_value(text: str) -> tuple[str, Any]:
-    """`max_num_seqs=32` or `kv_cache_dtype=int8` → key and value, the value as JSON where it is that."""
-    key, _, value = text.partition("=")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value
 
 
 def arguments() -> argparse.Namespace:

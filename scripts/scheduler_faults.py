@@ -196,9 +196,7 @@ FAULTS = (
         "a token lands in the wrong place", "        seq.tokens[at] = token\n", "        seq.tokens[at - 1] = token\n"
     ),
     _scheduler("cached tokens are told twice", "        seq.untold = 0\n", ""),
-    _scheduler(
-        "cached tokens are counted at every return", "        if seq.cached_tokens is None:\n", "        if True:\n"
-    ),
+    _scheduler("cached tokens are counted at every return", "        if not seq.admitted:\n", "        if True:\n"),
     _scheduler("who has ended is still known", "        del self._alive[seq.id]\n", ""),
     _scheduler("who has ended still has a deadline", "        self._deadlines.forget(seq.id)\n", ""),
     _scheduler(

@@ -39,7 +39,7 @@ class NativeEngine:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`spare_core`: this thread has a core of its own while the kernels run. Where it would take one from them, all
-        their threads wait for the one that it stopped, and what is done meanwhile takes longer than after them.
+        their threads wait for the one that it stopped, and what is done meanwhile costs more than between steps.
 
         `clock`: seconds, for requests that may only take so long.
         """
@@ -90,12 +90,12 @@ class NativeEngine:
         if self._overlap:
             self._runner.start(plan)
         meanwhile()
-        if not self._overlap:
-            logits = self._runner.execute(plan)
         sample = self._sampler.prepare([want(seq, position) for seq, position in self._scheduler.wanted(plan)])
         if self._overlap:
             self._scheduler.prepare()
             logits = self._runner.finish()
+        else:
+            logits = self._runner.execute(plan)
         return events + self._scheduler.update(plan, sample(logits))
 
     def stats(self) -> Stats:

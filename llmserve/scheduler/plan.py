@@ -103,7 +103,7 @@ class StepPlan:
     @property
     def tokens_at(self) -> int:
         """Where in `words` the tokens begin."""
-        return HEADER_WORDS + self.words[0] * CHUNK_WORDS
+        return HEADER_WORDS + self.num_chunks * CHUNK_WORDS
 
     @property
     def chunks(self) -> tuple[Chunk, ...]:

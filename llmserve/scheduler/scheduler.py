@@ -316,8 +316,9 @@ class Scheduler:
         seq.row = self._free_rows.pop()
         if self.pool.prefix_caching:
             seq.fills = seq.computed + size
-        if seq.cached_tokens is None:
-            seq.cached_tokens = seq.untold = seq.computed
+        if not seq.admitted:
+            seq.admitted = True
+            seq.untold = seq.computed
             if self.pool.prefix_caching and seq.request.sampling.prompt_logprobs is None:
                 self.counters.prefix_queries += len(seq.tokens)
                 self.counters.prefix_hits += seq.computed

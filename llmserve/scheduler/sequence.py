@@ -47,8 +47,8 @@ class Sequence:
     room: int = 0  # tokens that the blocks hold
     fills: int = NEVER  # the length at which its first block that is not published will be full
     keys: list[bytes] = field(default_factory=list)  # of the leading full blocks, as far as anyone asked
-    cached_tokens: int | None = None  # prompt tokens the prefix cache held at first admission; None before that
-    untold: int = 0  # of these, what no event has told yet
+    admitted: bool = False  # has run before, and may have been preempted since
+    untold: int = 0  # prompt tokens that the prefix cache held when it first was, until an event has told of them
     ended: bool = False  # its final event is out; a plan made ahead may still hold a chunk of it
 
     def __post_init__(self) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from key_value import key_value
 
 from simulator.imaginary import GPUS, MODELS
 from simulator.workload import Lengths, Prefixes
@@ -94,12 +95,3 @@ def numbers(make: Callable[[float, float, float], T]) -> Callable[[str], T]:
         return make(first, second, third)
 
     return parse
-
-
-def key_value(text: str) -> tuple[str, Any]:
-    """`max_num_seqs=32` or `kv_cache_dtype=int8` → key and value, the value as JSON where it is that."""
-    key, _, value = text.partition("=")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
 from torch import Tensor
 
-from llmserve.checkpoint.engine_dir import EngineDir
-from llmserve.comm.solo import SoloComm
-from llmserve.config import EngineConfig
-from llmserve.engine.native import NativeEngine
+from llmserve.config import EngineConfig, Manifest
+from llmserve.engine.offline import OfflineEngine
 from llmserve.request import Finish, Request, TokenEvent
-from llmserve.runtime.load import Loaded, device_of, load_runner, use_threads
 from llmserve.runtime.model_runner import Runner
 from llmserve.scheduler import StepPlan
 from simulator.cost import CostModel, Machine, Work
@@ -46,17 +42,13 @@ class WatchedEngine:
     """tp_size 1 only. A step's time is that of all of it: planning, kernels, sampling, booking."""
 
     def __init__(self, engine: Path, config: EngineConfig) -> None:
-        directory = EngineDir.open(engine)
-        directory.check_ranks(1)
-        cores = use_threads(config.threads, os.sched_getaffinity(0), 0, 1)
-        comm = SoloComm()
-        loaded = load_runner(directory, config, comm, device_of(directory.manifest, 0), cores)
-        self._watched = Watched(loaded.runner)
-        self._engine = NativeEngine(Loaded(self._watched, loaded.sampler, loaded.kv), comm, config)
-        self.name = f"{directory.manifest.model_name} {directory.manifest.quant}"
-        self.vocab_size = loaded.runner.vocab_size
+        self._engine = OfflineEngine(engine, config).engine
+        self._watched = self._engine._runner = Watched(self._engine._runner)
+        manifest = Manifest.read(engine)
+        self.name = f"{manifest.model_name} {manifest.quant}"
+        self.vocab_size = self._watched.vocab_size
         self.config = config
-        self.kv = loaded.kv
+        self.kv = self._engine.kv
 
     @property
     def has_work(self) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -231,3 +233,27 @@ def test_stats_count_what_happened(built: Built, requests: list[Request]) -> Non
     stats = engine.native.stats()
     assert stats.prefix_queries == 2 * len(requests[5].prompt)
     assert stats.prefix_hits == (len(requests[5].prompt) - 1) // built.small_block * built.small_block
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_nobody_waits_a_step_for_what_is_done_meanwhile(built: Built, requests: list[Request], overlap: bool) -> None:
+    """It is done once a step: between the two halves of its computation, or before it."""
+    engine, acts = Engine(built, overlap=overlap), []
+    runner = engine.native._runner
+
+    def noted(name: str) -> Callable[..., Any]:
+        plain = getattr(runner, name)
+
+        def act(*arguments: Any) -> Any:
+            acts.append(name)
+            return plain(*arguments)
+
+        return act
+
+    for name in ("execute", "start", "finish"):
+        setattr(runner, name, noted(name))
+    engine.submit(requests[0])
+    engine.native.step(lambda: acts.append("meanwhile"))
+    expected = ["start", "meanwhile", "finish"] if overlap else ["meanwhile", "execute"]
+    assert acts[: len(expected)] == expected
+    assert acts.count("meanwhile") == 1
