@@ -42,6 +42,7 @@ class SamplingParams:
     stop_token_ids: frozenset[int] = frozenset()  # the model's end-of-text ids are among them, unless ignored
     logprobs: int | None = None  # None: none; n: the chosen token's and those of the n most likely
     prompt_logprobs: int | None = None  # likewise, of each prompt token but the first
+    grammar: str | None = None  # what the text must be, in llguidance's JSON form; None: anything
 
     def __post_init__(self) -> None:
         for ok, param, rule in (

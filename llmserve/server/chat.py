@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from llmserve.server.openai_format import ChatFormat
-from llmserve.server.openai_protocol import ChatBody
+from llmserve.server.protocol.chat import ChatBody
 from llmserve.server.respond import respond
 from llmserve.server.serving import Serving
 from llmserve.tokenizer import Conversation

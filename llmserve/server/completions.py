@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from llmserve.server.openai_format import CompletionFormat
-from llmserve.server.openai_protocol import CompletionBody
+from llmserve.server.protocol.completion import CompletionBody
 from llmserve.server.respond import respond
 from llmserve.server.serving import Serving
 

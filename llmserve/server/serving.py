@@ -18,7 +18,7 @@ from llmserve.server.engine_client import EngineClient, NotReadyError
 from llmserve.server.errors import ModelNotFoundError, shown
 from llmserve.server.generation import Generation, Job
 from llmserve.server.metrics import Metrics
-from llmserve.server.openai_protocol import GenerationBody
+from llmserve.server.protocol.generation import GenerationBody
 from llmserve.tokenizer import Part, StopStrings, Text, Tokenizer
 
 LONG_TEXT = 20_000
@@ -132,10 +132,11 @@ class Serving:
         prompt_logprobs: int | None,
         continues_text: bool,
         stop_ids: frozenset[int] = frozenset(),
+        grammar: str | None = None,
     ) -> Job:
         """`limit` is what the client allows to be generated; without one it is `default_limit`, or what fits.
 
-        `stop_ids` end an answer like the model's own end-of-text tokens.
+        `stop_ids` end an answer like the model's own end-of-text tokens; `grammar` as in SamplingParams.
         """
         n = body.n or 1
         for prompt in prompts:
@@ -158,6 +159,7 @@ class Serving:
             stop_token_ids=eos | frozenset(body.stop_token_ids),
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
+            grammar=grammar,
         )
         return Job(
             prompts=prompts,

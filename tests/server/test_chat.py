@@ -88,7 +88,7 @@ def test_messages_become_the_templates_text(front: Front, messages: list[Any], t
 
 
 def test_tool_calls_reach_the_template_as_objects() -> None:
-    from llmserve.server.openai_protocol import ChatBody
+    from llmserve.server.protocol.chat import ChatBody
 
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
     body = ChatBody.model_validate({"messages": [{"role": "assistant", "content": None, "tool_calls": [call]}]})

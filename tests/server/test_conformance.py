@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from llmserve.server.openai_protocol import ASKS_FOR_NOTHING, ChatBody, CompletionBody
+from llmserve.server.protocol.chat import ChatBody
+from llmserve.server.protocol.completion import CompletionBody
+from llmserve.server.protocol.unsupported import ASKS_FOR_NOTHING
 
 from .chunks import stream
 from .conftest import Front

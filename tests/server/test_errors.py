@@ -8,7 +8,9 @@ from typing import Any
 import openai
 import pytest
 
-from llmserve.server.openai_protocol import ASKS_FOR_NOTHING, WITHOUT_EFFECT, ChatBody, CompletionBody
+from llmserve.server.protocol.chat import ChatBody
+from llmserve.server.protocol.completion import CompletionBody
+from llmserve.server.protocol.unsupported import ASKS_FOR_NOTHING, WITHOUT_EFFECT
 from llmserve.tokenizer import Tokenizer
 
 from .conftest import TOKENIZER, VOCAB, Front

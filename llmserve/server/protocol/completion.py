@@ -1,0 +1,37 @@
+"""The body of POST /v1/completions."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from llmserve.errors import RequestError
+from llmserve.request import MAX_LOGPROBS
+from llmserve.server.errors import shown
+from llmserve.server.protocol.generation import GenerationBody
+from llmserve.server.protocol.values import checked_prompts
+
+
+class CompletionBody(GenerationBody):
+    prompt: Annotated[list[str | list[int]], BeforeValidator(checked_prompts)]
+    best_of: int | None = None
+    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    add_special_tokens: bool | None = None
+    echo: bool | None = None
+
+    @model_validator(mode="after")
+    def _echo_comes_whole(self) -> CompletionBody:
+        if self.echo and self.stream:
+            raise RequestError("echo is not possible with stream: true; leave one of them out.", param="echo")
+        return self
+
+    @model_validator(mode="after")
+    def _best_of_is_n(self) -> CompletionBody:
+        if self.best_of is not None and self.best_of != (self.n or 1):
+            raise RequestError(
+                f"best_of is only possible where it equals n ({self.n or 1}), got {shown(self.best_of)}.",
+                param="best_of",
+                code="unsupported_parameter",
+            )
+        return self

@@ -1,0 +1,99 @@
+"""What the bodies of both generating endpoints have in common."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
+
+from llmserve.errors import RequestError
+from llmserve.request import MAX_LOGPROBS
+from llmserve.server.errors import shown
+from llmserve.server.protocol.unsupported import ASKS_FOR_NOTHING, WITHOUT_EFFECT, unknown_parameter
+from llmserve.server.protocol.values import checked_stop_token_ids, checked_stops
+
+MAX_CHOICES = 128
+MAX_SALT_CHARS = 256
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None  # of token lengths, against eavesdroppers
+    continuous_usage_stats: Literal[False] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, data: Any) -> Any:
+        for name in data if isinstance(data, dict) else ():
+            if name not in cls.model_fields:
+                raise unknown_parameter(f"stream_options.{name}")
+        return data
+
+
+class GenerationBody(BaseModel):
+    """What both endpoints have in common. None: the model's default, or OpenAI's."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+    model: str | None = None  # None: the one that is served
+    n: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: FiniteFloat | None = Field(None, ge=0)
+    top_p: FiniteFloat | None = Field(None, gt=0, le=1)
+    seed: int | None = None
+    stop: Annotated[list[str], BeforeValidator(checked_stops)] = []
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    # vLLM's
+    top_k: int | None = Field(None, ge=-1)
+    min_tokens: int | None = Field(None, ge=0)
+    ignore_eos: bool | None = None
+    stop_token_ids: Annotated[list[int], BeforeValidator(checked_stop_token_ids)] = []
+    return_token_ids: bool | None = None
+    prompt_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    priority: int | None = Field(None, ge=-(2**63), lt=2**63)  # less is sooner
+    cache_salt: str | None = Field(None, min_length=1, max_length=MAX_SALT_CHARS)
+    # ours
+    timeout: FiniteFloat | None = Field(None, gt=0)  # seconds from arrival to the end of the answer
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_asks_for_nothing(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        kept = {}
+        for name, value in data.items():
+            if name in cls.model_fields:
+                kept[name] = value
+            elif name in WITHOUT_EFFECT:
+                continue
+            elif name in ASKS_FOR_NOTHING:
+                if value is not None and value not in ASKS_FOR_NOTHING[name]:
+                    raise RequestError(
+                        f"{name} is not supported, got {shown(value)}; leave it out.",
+                        param=name,
+                        code="unsupported_parameter",
+                    )
+            else:
+                raise unknown_parameter(name)
+        return kept
+
+    @model_validator(mode="after")
+    def _stream_options_need_a_stream(self) -> GenerationBody:
+        if self.stream_options is not None and not self.stream:
+            raise RequestError("stream_options is only possible with stream: true.", param="stream_options")
+        return self
+
+    @model_validator(mode="after")
+    def _prompt_logprobs_come_whole(self) -> GenerationBody:
+        if self.prompt_logprobs is not None and self.stream:
+            raise RequestError(
+                "prompt_logprobs is not possible with stream: true; leave one of them out.", param="prompt_logprobs"
+            )
+        return self
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)

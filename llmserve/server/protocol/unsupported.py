@@ -1,0 +1,61 @@
+"""Parameters that clients may send and that change nothing here, and those that would and cannot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmserve.errors import RequestError
+
+WITHOUT_EFFECT = frozenset(
+    {"user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
+)
+"""They tell OpenAI who asks and what to keep; there is no such thing here."""
+
+ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
+    # OpenAI's
+    "audio": (),
+    "echo": (False,),
+    "frequency_penalty": (0,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "modalities": (["text"],),
+    "moderation": (),
+    "parallel_tool_calls": (True, False),
+    "prediction": (),
+    "presence_penalty": (0,),
+    "reasoning_effort": (),
+    "response_format": ({"type": "text"},),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+    # vLLM's
+    "add_generation_prompt": (True,),
+    "allowed_token_ids": (),
+    "bad_words": ([],),
+    "chat_template": (),
+    "continue_final_message": (False,),
+    "documents": ([],),
+    "include_reasoning": (True,),
+    "include_stop_str_in_output": (False,),
+    "length_penalty": (1,),
+    "logits_processors": ([],),
+    "min_p": (0,),
+    "repetition_penalty": (1,),
+    "return_tokens_as_token_ids": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True, False),
+    "structured_outputs": ({},),
+    "truncate_prompt_tokens": (),
+    "use_beam_search": (False,),
+}
+"""Known and unsupported, with the values besides null that make no difference."""
+
+
+def unknown_parameter(name: str) -> RequestError:
+    """Raised for the first one; pydantic would list millions."""
+    return RequestError(
+        f"{name[:100]} is not a parameter of this endpoint; leave it out.", param=name, code="unknown_parameter"
+    )
