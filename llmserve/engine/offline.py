@@ -11,7 +11,7 @@ from llmserve.comm.solo import SoloComm
 from llmserve.config import EngineConfig
 from llmserve.engine.native import NativeEngine
 from llmserve.request import Request, TokenEvent
-from llmserve.runtime.load import device_of, load_runner, use_threads
+from llmserve.runtime.load import device_of, load_runner, spares_a_core, use_threads
 
 
 class OfflineEngine:
@@ -24,8 +24,9 @@ class OfflineEngine:
         allowed = os.sched_getaffinity(0)
         cores = use_threads(config.threads, allowed, 0, 1)
         comm = SoloComm()
-        loaded = load_runner(directory, config, comm, device_of(directory.manifest, 0), cores)
-        self.engine = NativeEngine(loaded, comm, config, spare_core=len(cores) < len(allowed))
+        device = device_of(directory.manifest, 0)
+        loaded = load_runner(directory, config, comm, device, cores)
+        self.engine = NativeEngine(loaded, comm, config, spare_core=spares_a_core(device, len(cores), 1, allowed))
 
     def generate(self, requests: Iterable[Request]) -> dict[int, list[TokenEvent]]:
         """Run all to their ends, batched in flight → events by request id, in order."""
