@@ -20,6 +20,7 @@ def chat_routes(serving: Serving) -> APIRouter:
         chat = serving.need_tokenizer("messages").chat
         prompt = await serving.encode_parts(chat.parts(conversation(body)), param="messages")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
+        prompt = body.kept(prompt)
         grammar = await serving.grammar(body.form)
         job = serving.job(
             body,
