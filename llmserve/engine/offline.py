@@ -9,6 +9,7 @@ from pathlib import Path
 from llmserve.checkpoint.engine_dir import EngineDir
 from llmserve.comm.solo import SoloComm
 from llmserve.config import EngineConfig
+from llmserve.engine.grammars import library_of
 from llmserve.engine.native import NativeEngine
 from llmserve.request import Request, TokenEvent
 from llmserve.runtime.load import device_of, load_runner, spares_a_core, use_threads
@@ -26,7 +27,9 @@ class OfflineEngine:
         comm = SoloComm()
         device = device_of(directory.manifest, 0)
         loaded = load_runner(directory, config, comm, device, cores)
-        self.engine = NativeEngine(loaded, comm, config, spare_core=spares_a_core(device, len(cores), 1, allowed))
+        grammars = library_of(engine, directory.manifest.model.vocab_size)
+        spare = spares_a_core(device, len(cores), 1, allowed)
+        self.engine = NativeEngine(loaded, comm, config, grammars=grammars, spare_core=spare)
 
     def generate(self, requests: Iterable[Request]) -> dict[int, list[TokenEvent]]:
         """Run all to their ends, batched in flight → events by request id, in order."""

@@ -20,6 +20,8 @@ def chat_routes(serving: Serving) -> APIRouter:
         chat = serving.need_tokenizer("messages").chat
         prompt = await serving.encode_parts(chat.parts(conversation(body)), param="messages")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
+        prompt = body.kept(prompt)
+        grammar = await serving.grammar(body.form)
         job = serving.job(
             body,
             [prompt],
@@ -31,6 +33,7 @@ def chat_routes(serving: Serving) -> APIRouter:
             prompt_logprobs=body.prompt_logprobs,
             continues_text=False,
             stop_ids=chat.stop_ids,
+            grammar=grammar,
         )
         format = ChatFormat(
             model=serving.model_name,

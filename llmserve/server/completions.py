@@ -23,8 +23,10 @@ def completion_routes(serving: Serving) -> APIRouter:
         texts = [prompt for prompt in body.prompt if isinstance(prompt, str)]
         encoded = iter(await serving.encode(texts, add_special_tokens=special, param="prompt") if texts else ())
         prompts = [next(encoded) if isinstance(prompt, str) else tuple(prompt) for prompt in body.prompt]
+        prompts = [body.kept(prompt) for prompt in prompts]
         # What is echoed is told of as the answer is.
         told = [n for n in (body.prompt_logprobs, body.logprobs if body.echo else None) if n is not None]
+        grammar = await serving.grammar(body.form)
         job = serving.job(
             body,
             prompts,
@@ -35,6 +37,7 @@ def completion_routes(serving: Serving) -> APIRouter:
             logprobs=body.logprobs,
             prompt_logprobs=max(told, default=None),
             continues_text=True,
+            grammar=grammar,
         )
         format = CompletionFormat(
             model=serving.model_name,

@@ -29,6 +29,7 @@ class Job:
     n: int = 1
     seed: int | None = None  # None: drawn for each prompt
     stops: StopStrings = field(default_factory=StopStrings)
+    shows_stops: bool = False  # the text has the stop string or stop token that ends it
     continues_text: bool = False  # the answer goes on where the prompt's text ends
     wants_tokens: bool = False  # also tokens that have no text yet
     priority: int = 0  # of this and the next two see `Request`: every choice has them
@@ -143,6 +144,7 @@ class _Choice:
         self._eos_token_ids = job.eos_token_ids
         self._min_tokens = job.sampling.min_tokens
         self._stops = job.stops.search()
+        self._shows_stops = job.shows_stops
         self._detokenizer = _detokenizer(tokenizer, job, job.prompts[index // job.n]) if tokenizer else None
         self._tokens = 0
         self._decoded = 0  # characters out of the detokenizer so far
@@ -154,7 +156,7 @@ class _Choice:
             held = self._detokenizer.held_characters if self._detokenizer else 0
             delta.tokens = [Token(event.token, self._decoded + held, event.logprobs)]
             self._tokens += 1
-            if event.finish is not Finish.STOP and self._detokenizer:
+            if self._detokenizer and (event.finish is not Finish.STOP or self._shows_stops):
                 text += self._detokenizer.feed(event.token)
         if event.finish is not None and self._detokenizer:
             text += self._detokenizer.end()
@@ -165,6 +167,7 @@ class _Choice:
             delta.text, stop = self._stops.feed(text)
             if stop is not None:
                 self.finish, self.stop_reason = Finish.STOP, stop
+                delta.text += stop if self._shows_stops else ""
                 return delta
         if event.finish is not None:
             delta.text += self._stops.end()

@@ -17,8 +17,10 @@ from llmserve.server.admission import Admission, Load, QueueFullError
 from llmserve.server.engine_client import EngineClient, NotReadyError
 from llmserve.server.errors import ModelNotFoundError, shown
 from llmserve.server.generation import Generation, Job
+from llmserve.server.grammars import Grammars
 from llmserve.server.metrics import Metrics
 from llmserve.server.protocol.generation import GenerationBody
+from llmserve.server.protocol.structured import Form
 from llmserve.tokenizer import Part, StopStrings, Text, Tokenizer
 
 LONG_TEXT = 20_000
@@ -119,6 +121,19 @@ class Serving:
         self._check_chars(chars, param)
         return await asyncio.to_thread(encode)
 
+    async def grammar(self, form: Form | None) -> str | None:
+        """What the answer must be, once it is known that the engine can follow it; for `job`."""
+        if form is None:
+            return None
+        self.need_tokenizer(form.param)
+        await self._grammars.check(form.grammar, form.param)
+        return form.grammar
+
+    @cached_property
+    def _grammars(self) -> Grammars:
+        assert self.tokenizer is not None
+        return Grammars(self.tokenizer, self.manifest.model.vocab_size)
+
     def job(
         self,
         body: GenerationBody,
@@ -147,6 +162,8 @@ class Serving:
         if body.stop:
             self.need_tokenizer("stop")
         self._check_ids(body.stop_token_ids, "stop_token_ids")
+        self._check_ids([token for token, _ in body.logit_bias], "logit_bias")
+        self._check_ids(body.allowed_token_ids or (), "allowed_token_ids")
         generation = self.manifest.generation
         eos = frozenset() if body.ignore_eos else frozenset(generation.eos_token_ids) | stop_ids
         limits = [self._limit(len(prompt), limit, limit_param, default_limit) for prompt in prompts]
@@ -155,6 +172,13 @@ class Serving:
             temperature=_first(body.temperature, generation.temperature, 1.0),
             top_p=_first(body.top_p, generation.top_p, 1.0),
             top_k=max(0, int(_first(body.top_k, generation.top_k, 0))),  # vLLM's -1 is off, too
+            min_p=_first(body.min_p, generation.min_p, 0.0),
+            presence_penalty=body.presence_penalty or 0.0,
+            frequency_penalty=body.frequency_penalty or 0.0,
+            repetition_penalty=_first(body.repetition_penalty, generation.repetition_penalty, 1.0),
+            logit_bias=body.logit_bias,
+            bad_words=self._sequences(body.bad_words),
+            allowed_token_ids=None if body.allowed_token_ids is None else frozenset(body.allowed_token_ids),
             min_tokens=body.min_tokens or 0,
             stop_token_ids=eos | frozenset(body.stop_token_ids),
             logprobs=logprobs,
@@ -169,6 +193,7 @@ class Serving:
             n=n,
             seed=body.seed,
             stops=StopStrings(body.stop),
+            shows_stops=bool(body.include_stop_str_in_output),
             continues_text=continues_text,
             wants_tokens=bool(body.return_token_ids) or logprobs is not None,
             priority=body.priority or 0,
@@ -180,6 +205,19 @@ class Serving:
         """Raises NotReadyError and QueueFullError: while a prompt was read, others may have come in."""
         self._check_room(len(job.prompts) * job.n)
         return Generation(self.client, self.tokenizer, job, self.metrics.observer())
+
+    def _sequences(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """Each word's tokens where a text begins with it and, as in vLLM, where a space is before it."""
+        if not words:
+            return ()
+        tokenizer = self.need_tokenizer("bad_words")
+        with _naming("bad_words"):
+            ways = [
+                tuple(tokenizer.encode(before + word.lstrip(), add_special_tokens=False))
+                for word in words
+                for before in ("", " ")
+            ]
+        return tuple(way for way in dict.fromkeys(ways) if way)
 
     @cached_property
     def _longest_token(self) -> int:
