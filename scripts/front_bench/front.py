@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import uvloop
+
 from llmserve.config import ServerConfig
 from llmserve.server.main import FrontConfig, serve
 
@@ -40,7 +42,7 @@ def run_front(folder: Path, endpoint: str, port: int, cores: set[int], results: 
         await serve(config)
         watching.cancel()
 
-    asyncio.run(live())
+    uvloop.run(live())
     results.send(looks)
 
 
