@@ -16,7 +16,9 @@ def chat_routes(serving: Serving) -> APIRouter:
 
     @routes.post("/v1/chat/completions")
     async def chat_completions(body: ChatBody, request: Request) -> Response:
-        serving.check(body, prompts=1, prompt_param="messages")
+        limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+        limit_param = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+        serving.check(body, prompts=1, prompt_param="messages", limit=limit, limit_param=limit_param)
         chat = serving.need_tokenizer("messages").chat
         prompt = await serving.encode_parts(chat.parts(conversation(body)), param="messages")
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
@@ -26,8 +28,8 @@ def chat_routes(serving: Serving) -> APIRouter:
             body,
             [prompt],
             prompt_param="messages",
-            limit=body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens,
-            limit_param="max_tokens" if body.max_completion_tokens is None else "max_completion_tokens",
+            limit=limit,
+            limit_param=limit_param,
             default_limit=serving.manifest.generation.max_tokens,
             logprobs=logprobs,
             prompt_logprobs=body.prompt_logprobs,

@@ -18,7 +18,7 @@ def completion_routes(serving: Serving) -> APIRouter:
 
     @routes.post("/v1/completions")
     async def completions(body: CompletionBody, request: Request) -> Response:
-        serving.check(body, prompts=len(body.prompt), prompt_param="prompt")
+        serving.check(body, prompts=len(body.prompt), prompt_param="prompt", limit=body.max_tokens, known=body.prompt)
         special = body.add_special_tokens is not False
         texts = [prompt for prompt in body.prompt if isinstance(prompt, str)]
         encoded = iter(await serving.encode(texts, add_special_tokens=special, param="prompt") if texts else ())

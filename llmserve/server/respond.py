@@ -83,17 +83,17 @@ def _whole(format: Format, choices: list[Whole], usage: Usage) -> bytes:
 
 async def _collect(generation: Generation) -> list[Whole]:
     choices = [Whole(index) for index in range(generation.choices)]
-    async for delta in generation.deltas():
+    for delta in await generation.all_at_once():
         choices[delta.index].add(delta)
     return choices
 
 
 async def _chunks(generation: Generation, format: Format) -> AsyncIterator[bytes]:
     try:
-        for chunk in format.opening(generation.choices):
-            yield event(chunk)
-        async for delta in generation.deltas():
-            yield event(format.chunk(delta))
+        if opening := format.opening(generation.choices):
+            yield b"".join(map(event, opening))
+        async for batch in generation.batches():
+            yield b"".join([event(format.chunk(delta)) for delta in batch])
         if format.include_usage:
             yield event(format.usage_chunk(generation.usage))
     except Exception as e:

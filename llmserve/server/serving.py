@@ -53,8 +53,21 @@ class Serving:
             raise NotReadyError(self.client.state)
         return self.client.ready.max_model_len
 
-    def check(self, body: GenerationBody, *, prompts: int, prompt_param: str) -> None:
-        """First of all, before anything costs time: is there somebody to ask, the model that is meant, and room."""
+    def check(
+        self,
+        body: GenerationBody,
+        *,
+        prompts: int,
+        prompt_param: str,
+        limit: int | None = None,
+        limit_param: str = "max_tokens",
+        known: Sequence[str | Sequence[int]] = (),
+    ) -> None:
+        """First of all, before anything costs time: is there somebody to ask, the model that is meant, a context that
+        could hold it, and room. The last comes last: who is told to come back would then hear of the others.
+
+        `limit` as in `job`; `known`: the prompts, where they are known before they are tokenised.
+        """
         ready = self._ready()
         if body.model is not None and body.model != self.model_name:
             raise ModelNotFoundError(body.model, self.model_name)
@@ -65,6 +78,19 @@ class Serving:
                 f"The call asks for {prompts * n} choices (prompts times n), and {most} are the most that one may have "
                 "here; send several calls.",
                 param="n" if n > 1 else prompt_param,
+            )
+        for prompt in known:
+            if not isinstance(prompt, str):
+                self._check_prompt(prompt, prompt_param)
+                self._limit(len(prompt), limit, limit_param, None)
+            elif len(prompt) >= LONG_TEXT:
+                self._check_chars(len(prompt), prompt_param)
+        if limit is not None and limit >= self.max_model_len:
+            raise RequestError(
+                f"This model's context holds {self.max_model_len} tokens, the prompt's among them, and "
+                f"{limit_param}={shown(limit)} is more than it leaves; ask for less.",
+                param=limit_param,
+                code="context_length_exceeded",
             )
         self._check_room(prompts * n)
 
@@ -235,7 +261,7 @@ class Serving:
                 code="context_length_exceeded",
             )
 
-    def _check_prompt(self, prompt: tuple[int, ...], param: str) -> None:
+    def _check_prompt(self, prompt: Sequence[int], param: str) -> None:
         if not prompt:
             raise RequestError(f"{param} is empty; give at least one token to go on from.", param=param)
         if len(prompt) >= self.max_model_len:
