@@ -81,8 +81,9 @@ class Serving:
             )
         for prompt in known:
             if not isinstance(prompt, str):
-                self._check_prompt(prompt, prompt_param)
-                self._limit(len(prompt), limit, limit_param, None)
+                kept = body.kept(tuple(prompt))
+                self._check_prompt(kept, prompt_param)
+                self._limit(len(kept), limit, limit_param, None)
             elif len(prompt) >= LONG_TEXT:
                 self._check_chars(len(prompt), prompt_param)
         if limit is not None and limit >= self.max_model_len:

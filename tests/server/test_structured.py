@@ -1,0 +1,175 @@
+"""response_format and structured_outputs: which grammar an answer gets, and what is refused, by its name and soon."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import pytest
+
+from llmserve.engine.messages import Submit
+from llmserve.errors import RequestError
+from llmserve.grammar import Grammar, Library, Vocabulary
+from llmserve.request import SamplingParams
+from llmserve.server import grammars
+
+from .conftest import END, TOKENIZER, VOCAB, Front, running_front
+
+OBJECT = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
+LIBRARY = Library(lambda: Vocabulary.of(TOKENIZER, VOCAB))
+
+
+def follows(grammar: str, text: str) -> bool:
+    """Whether an answer may be this text, whole, and end there."""
+    read: Grammar = LIBRARY.thread.submit(LIBRARY.grammar, grammar).result()
+    matcher = read.matcher()
+    for byte in text.encode():
+        token = next(id for id in range(VOCAB) if TOKENIZER.token_bytes(id) == bytes([byte]))
+        try:
+            matcher.advance(token)
+        except RequestError:
+            return False
+    return bool(matcher.allowed([END])[END >> 3] >> (END & 7) & 1)
+
+
+def sampling(front: Front) -> SamplingParams:
+    submit: Submit = front.engine.seen(Submit)
+    return submit.request.sampling
+
+
+ASKED: list[tuple[dict[str, Any], list[str], list[str]]] = [
+    ({"response_format": {"type": "json_object"}}, ['{"b": [1, null]}', "{}"], ["[1]", '{"b": }', "x"]),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "it", "schema": OBJECT, "strict": True}}},
+        ['{"a": 1}', '{"a":-20}', '{\n  "a": 7\n}'],
+        ['{"a": "x"}', '{"a": 1, "b": 2}', "{}"],
+    ),
+    ({"structured_outputs": {"json": OBJECT}}, ['{"a": 1}'], ["{}"]),
+    ({"structured_outputs": {"json": json.dumps(OBJECT)}}, ['{"a": 1}'], ["{}"]),
+    ({"structured_outputs": {"json_object": True, "regex": None}}, ["{}"], ["1"]),
+    ({"structured_outputs": {"regex": r"[a-c]{2}\d"}}, ["ab1"], ["ab", "abc1", "xb1"]),
+    ({"structured_outputs": {"choice": ["yes", 'n"o', "明月"]}}, ["yes", 'n"o', "明月"], ["no", "ye", "yes "]),
+    ({"structured_outputs": {"grammar": 'start: "a" b\nb: "b"*'}}, ["a", "abb"], ["b", "aa"]),
+]
+
+
+@pytest.mark.parametrize("body, good, bad", ASKED, ids=lambda v: str(v)[:40] if isinstance(v, dict) else "")
+def test_the_engine_gets_a_grammar_of_what_was_asked_for(
+    front: Front, body: dict[str, Any], good: list[str], bad: list[str]
+) -> None:
+    front.complete(**body)
+    grammar = sampling(front).grammar
+    assert grammar is not None
+    assert [text for text in good if not follows(grammar, text)] == []
+    assert [text for text in bad if follows(grammar, text)] == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"response_format": {"type": "text"}}, {"response_format": None}, {"structured_outputs": None},
+     {"structured_outputs": {}}, {"structured_outputs": {"json": None, "disable_any_whitespace": False}}],
+    ids=str,
+)  # fmt: skip
+def test_what_asks_for_no_form_makes_no_grammar(front: Front, body: dict[str, Any]) -> None:
+    front.complete(**body)
+    assert sampling(front).grammar is None
+
+
+def test_a_chat_and_all_its_choices_get_the_grammar(front: Front) -> None:
+    body = {"messages": [{"role": "user", "content": "hi"}], "n": 2, "response_format": {"type": "json_object"}}
+    assert front.post("/v1/chat/completions", **body).status_code == 200
+    sent = [m.request.sampling.grammar for m in front.engine.received if isinstance(m, Submit)]
+    assert len(sent) == 2
+    assert sent[0] == sent[1] == grammars.json_object()
+
+
+def nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(depth):
+        schema = {"properties": {"a": schema}}
+    return schema
+
+
+@pytest.mark.parametrize(
+    "body, param",
+    [
+        ({"response_format": "json"}, "response_format"),
+        ({"response_format": {}}, "response_format.type"),
+        ({"response_format": {"type": "yaml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": {"type": "text", "more": 1}}, "response_format.more"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+            "response_format.json_schema.name",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}, "strict": 1.5}}},
+            "response_format.json_schema.strict",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": 5}}},
+            "response_format",
+        ),
+        ({"structured_outputs": 1}, "structured_outputs"),
+        ({"structured_outputs": {"json": OBJECT, "regex": "a"}}, "structured_outputs"),
+        ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag"),
+        ({"structured_outputs": {"json_object": 1}}, "structured_outputs.json_object"),
+        ({"structured_outputs": {"json": "{"}}, "structured_outputs.json"),
+        ({"structured_outputs": {"json": {"type": "nothing"}}}, "structured_outputs.json"),
+        ({"structured_outputs": {"json": {"dependentRequired": {"a": ["b"]}}}}, "structured_outputs.json"),
+        ({"structured_outputs": {"json": nested(150)}}, "structured_outputs.json"),
+        ({"structured_outputs": {"json": {"$ref": "#"}}}, "structured_outputs.json"),
+        ({"structured_outputs": {"json": {"enum": ["x" * 300_000]}}}, "structured_outputs.json"),
+        ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"regex": "(a"}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"regex": "(?=a)b"}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"regex": "(" * 5000 + "a" + ")" * 5000}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"choice": [1]}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"choice": ["x"] * 1001}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"grammar": "start: nowhere"}}, "structured_outputs.grammar"),
+        ({"structured_outputs": {"grammar": "start: <|nothing|>"}}, "structured_outputs.grammar"),
+        ({"structured_outputs": {"grammar": "start: " + "(" * 50_000}}, "structured_outputs.grammar"),
+        (
+            {"response_format": {"type": "json_object"}, "structured_outputs": {"regex": "a"}},
+            "structured_outputs.regex",
+        ),
+        ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_what_cannot_be_used_is_refused_by_its_name(front: Front, body: dict[str, Any], param: str) -> None:
+    error = front.refused(**body)
+    assert error["param"] == param
+    assert len(error["message"]) <= 1000
+    assert not front.engine.received
+
+
+def test_rules_that_name_each_other_without_end_are_no_matter_of_the_stack(front: Front) -> None:
+    chain = "start: r0\n" + "\n".join(f'r{i}: r{i + 1} "a"' for i in range(8000)) + '\nr8000: "a"'
+    front.complete(structured_outputs={"grammar": chain})
+
+
+def test_a_grammar_that_takes_long_to_read_holds_up_nobody(front: Front) -> None:
+    # The library compares each pattern with every other.
+    schema = {"patternProperties": {f"^p{i}.*x{i}$": {} for i in range(120)}}
+    done = threading.Event()
+
+    def ask() -> None:
+        front.post("/v1/completions", prompt="hi", structured_outputs={"json": schema})
+        done.set()
+
+    threading.Thread(target=ask).start()
+    answered = 0
+    while not done.is_set() and answered < 3:
+        front.complete(max_tokens=1)
+        answered += 1
+    assert answered == 3
+    assert done.wait(60)
+
+
+def test_without_a_tokenizer_there_are_no_grammars(endpoint: str) -> None:
+    with running_front(endpoint, tokenizer=None) as front:
+        error = front.refused(prompt=[1], response_format={"type": "json_object"})
+        assert error["param"] == "response_format"
