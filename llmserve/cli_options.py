@@ -122,6 +122,9 @@ class ServerOptions(OptionGroup):
         Path | None, Option(metavar="FILE", help="Jinja template for chat prompts. Default: the checkpoint's.")
     ] = None
     max_queue: Annotated[int, Option(help="Requests that wait beyond those that run; more get a 429.")] = 4096
+    sse_ping_interval: Annotated[
+        float, Option(help="Seconds of a stream's silence until a comment keeps its connection; 0: never.")
+    ] = 15.0
     shutdown_timeout: Annotated[float, Option(help="Seconds that SIGTERM waits for running requests.")] = 30.0
 
     def config(self) -> ServerConfig:

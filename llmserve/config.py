@@ -196,6 +196,7 @@ class ServerConfig(Frozen):
     served_model_name: str | None = None  # None: the checkpoint's folder name
     max_queue: int = Field(default=4096, ge=0)  # requests that wait beyond those that run; more are refused
     shutdown_timeout: float = Field(default=30.0, ge=0)  # how long SIGTERM waits for running requests
+    sse_ping_interval: float = Field(default=15.0, ge=0)  # seconds of a stream's silence until a comment; 0: none
     chat_template: Path | None = None  # a Jinja file, in place of the checkpoint's own way to put conversations
 
 

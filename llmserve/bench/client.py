@@ -89,7 +89,9 @@ class _Answer:
             raise AnswerError(f"the stream ended in an error: {_error_text(error)}")
         self.usage = data.get("usage") or self.usage
         try:
-            self.sample.token_times += [now] * sum(map(_tokens_in, data.get("choices") or ()))
+            choices = data.get("choices") or ()
+            self.sample.token_times += [now] * sum(map(_tokens_in, choices))
+            self.sample.timed_out |= any(choice.get("finish_reason") == "timeout" for choice in choices)
         except (AttributeError, TypeError):
             raise AnswerError(f"the server sent {event[:MAX_MESSAGE]!r} where a completion belongs.") from None
 

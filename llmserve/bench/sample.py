@@ -20,6 +20,7 @@ class Sample:
     output_tokens: int = 0
     cached_tokens: int = 0  # of the input, where the server says so
     error: str | None = None  # one sentence; the request then counts as failed
+    timed_out: bool = False  # ended by the server because its time was up, with what it had by then
 
     @property
     def ttft(self) -> float | None:
@@ -54,6 +55,7 @@ class Sample:
             "output_tokens": self.output_tokens,
             "cached_tokens": self.cached_tokens,
             "error": self.error,
+            "timed_out": self.timed_out,
         }
 
 

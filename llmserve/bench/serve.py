@@ -33,7 +33,13 @@ class ServeResult:
 
     @property
     def successful(self) -> list[Sample]:
-        return [sample for sample in self.samples if sample.error is None]
+        """Those with a whole answer."""
+        return [sample for sample in self.samples if sample.error is None and not sample.timed_out]
+
+    @property
+    def timed_out(self) -> int:
+        """Those that the server ended because their time was up."""
+        return sum(sample.error is None and sample.timed_out for sample in self.samples)
 
     @property
     def first_error(self) -> str | None:
@@ -45,12 +51,14 @@ class ServeResult:
         return max(s.ended for s in self.samples) - min(s.sent for s in self.samples)
 
     def figures(self) -> dict[str, float | int | None]:
-        """By the names of `vllm bench serve`'s result file. Failed requests are counted and are in nothing else."""
+        """By the names of `vllm bench serve`'s result file. Requests that failed or timed out are counted and are in
+        nothing else."""
         good, duration = self.successful, self.duration
         given, made = sum(s.input_tokens for s in good), sum(s.output_tokens for s in good)
         figures: dict[str, float | int | None] = {
             "completed": len(good),
-            "failed": len(self.samples) - len(good),
+            "failed": len(self.samples) - len(good) - self.timed_out,
+            "timed_out": self.timed_out,
             "duration": duration,
             "total_input_tokens": given,
             "total_cached_tokens": sum(s.cached_tokens for s in good),

@@ -28,6 +28,8 @@ def _lines(result: ServeResult, settings: ServeSettings) -> Iterator[str]:
     yield " Serving Benchmark Result ".center(WIDTH, "=")
     yield _row("Successful requests:", figures["completed"])
     yield _row("Failed requests:", figures["failed"])
+    if figures["timed_out"]:
+        yield _row("Timed out by the server:", figures["timed_out"])
     if settings.max_concurrency is not None:
         yield _row("Maximum request concurrency:", settings.max_concurrency)
     if math.isfinite(settings.request_rate):

@@ -28,7 +28,8 @@ from llmserve.tokenizer import Tokenizer
 def create_app(client: EngineClient, tokenizer: Tokenizer | None, manifest: Manifest, config: ServerConfig) -> FastAPI:
     """The front of one engine. `tokenizer` is None where the checkpoint had none."""
     name = config.served_model_name or manifest.model_name
-    serving = Serving(client, tokenizer, manifest, name, Metrics(client, name), Admission(config.max_queue))
+    metrics, admission = Metrics(client, name), Admission(config.max_queue)
+    serving = Serving(client, tokenizer, manifest, name, metrics, admission, config.sse_ping_interval)
     app = FastAPI(title="llmserve", version=llmserve.__version__, redirect_slashes=False)
     app.add_middleware(Edge)
     for kind in (LlmserveError, RequestValidationError, HTTPException):

@@ -47,7 +47,14 @@ def chat_routes(serving: Serving) -> APIRouter:
             prompt_logprobs=body.prompt_logprobs,
             logprobs=logprobs,
         )
-        return await respond(request, serving.start(job), format, stream=bool(body.stream))
+        return await respond(
+            request,
+            serving.start(job),
+            format,
+            stream=bool(body.stream),
+            continuous_usage=body.continuous_usage,
+            ping_s=serving.sse_ping_interval,
+        )
 
     return routes
 

@@ -50,6 +50,13 @@ def completion_routes(serving: Serving) -> APIRouter:
             logprobs=body.logprobs,
             echo=bool(body.echo),
         )
-        return await respond(request, serving.start(job), format, stream=bool(body.stream))
+        return await respond(
+            request,
+            serving.start(job),
+            format,
+            stream=bool(body.stream),
+            continuous_usage=body.continuous_usage,
+            ping_s=serving.sse_ping_interval,
+        )
 
     return routes

@@ -20,6 +20,9 @@ from llmserve.request import Finish, SamplingParams, TokenEvent, TokenLogprobs
 from llmserve.server.engine_client import EngineClient
 from llmserve.tokenizer import Detokenizer, StopStrings, Tokenizer
 
+MANY_TEXTS = 256
+"""So many pieces of text that wait are made one, which takes less room."""
+
 OVERTIME_S = 5.0
 """How long after a request's `timeout` the engine, which ends it, may be silent until it is ended here."""
 
@@ -273,6 +276,8 @@ class Choice:
         if text:
             self._texts.append(text)
             self.has_news = True
+            if len(self._texts) == MANY_TEXTS:
+                self._texts = ["".join(self._texts)]
 
     def _end(self, finish: Finish, stop_reason: str | int | None) -> None:
         self.finish, self.stop_reason = finish, stop_reason

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import sys
@@ -57,6 +58,8 @@ async def serve(config: FrontConfig, engine_process: EngineProcess | None = None
             tokenizer = _load_tokenizer(config, manifest)
             client = EngineClient(config.endpoint)
             http = HttpServer(create_app(client, tokenizer, manifest, config.server), listener)
+            # What is there now stays; looking through it for garbage would stop all streams for tens of milliseconds.
+            gc.freeze()
             return await _Front(config, client, http, url(listener)).run(engine_process)
     except LlmserveError as e:
         logger.error("%s", e)

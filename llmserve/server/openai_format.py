@@ -62,14 +62,14 @@ class _Format:
         """What is known of a prompt by its first choice."""
         if self.prompt_logprobs is None:
             return {}
-        told = zip(self.prompts[prompt], self._told_of(choices, prompt), strict=True)
+        first = choices[prompt * self.n]
+        told = zip(self.prompts[prompt], self._told_of(prompt, first.prompt_logprobs, first.finish), strict=True)
         return {"prompt_logprobs": [logprobs and self._by_id(token, logprobs) for token, logprobs in told]}
 
-    def _told_of(self, choices: list[Whole], prompt: int) -> list[TokenLogprobs | None]:
-        """What is known of each token of a prompt: nothing of the first, nor of those that a timeout came before."""
-        first = choices[prompt * self.n]
-        told = [None, *first.prompt_logprobs]
-        if first.finish is Finish.TIMEOUT:
+    def _told_of(self, prompt: int, known: list[TokenLogprobs], finish: Finish | None) -> list[TokenLogprobs | None]:
+        """What is told of each token of a prompt: nothing of the first, nor of those that a timeout came before."""
+        told = [None, *known]
+        if finish is Finish.TIMEOUT:
             told += [None] * (len(self.prompts[prompt]) - len(told))
         return told
 
@@ -99,14 +99,14 @@ class ChatFormat(_Format):
         chunks[0] |= self._prompt_token_ids()
         return chunks
 
-    def chunk(self, delta: Delta) -> dict[str, Any]:
+    def chunks(self, delta: Delta) -> list[dict[str, Any]]:
         choice: dict[str, Any] = {"index": delta.index, "delta": {}, "logprobs": None, "finish_reason": None}
         if delta.finish is not None:
             choice |= {"finish_reason": delta.finish.value, "stop_reason": delta.stop_reason}
         else:
             choice |= {"delta": {"content": delta.text}, "logprobs": self._logprobs(delta.tokens)}
             choice |= self._token_ids(delta.tokens)
-        return self._chunk(choice)
+        return [self._chunk(choice)]
 
     def body(self, choices: list[Whole], usage: Usage) -> dict[str, Any]:
         body = self._body([self._choice(choice) for choice in choices], usage)
@@ -147,22 +147,62 @@ class CompletionFormat(_Format):
     KIND = CHUNK_KIND = "text_completion"
     ID_PREFIX = "cmpl"
 
-    echo: bool  # a whole answer begins with its prompt
+    echo: bool  # an answer begins with its prompt
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._begun: set[int] = set()  # choices of which a chunk was made
+        self._echo_chars: dict[int, int] = {}  # of each prompt whose echo is out
+        self._held: dict[int, list[Delta]] = {}  # by prompt, until all is known that its echo tells
 
     def opening(self, choices: int) -> list[dict[str, Any]]:
-        return []
+        if not self.echo:
+            return []
+        chunks = []
+        for prompt, ids in enumerate(self.prompts):
+            if self.logprobs is None or len(ids) == 1:  # of the first token nothing is told
+                chunks += self._echo_chunks(prompt, [None] * len(ids))
+            else:
+                self._held[prompt] = []
+        return chunks
 
-    def chunk(self, delta: Delta) -> dict[str, Any]:
-        choice = self._choice(Whole(delta.index, delta.text, delta.tokens, delta.finish, delta.stop_reason))
+    def chunks(self, delta: Delta) -> list[dict[str, Any]]:
+        prompt = delta.index // self.n
+        if prompt not in self._held:
+            return [self._answer_chunk(delta)]
+        held = self._held[prompt]
+        held.append(delta)
+        of_first = [each for each in held if each.index == prompt * self.n]
+        known = [logprobs for each in of_first for logprobs in each.prompt_logprobs]
+        told = self._told_of(prompt, known, of_first[-1].finish if of_first else None)
+        if len(told) < len(self.prompts[prompt]):
+            return []
+        del self._held[prompt]
+        echo = self._echo_chunks(prompt, told)
+        return echo + [self._answer_chunk(each) for each in held if each.text or each.tokens or each.finish]
+
+    def _echo_chunks(self, prompt: int, told: list[TokenLogprobs | None]) -> list[dict[str, Any]]:
+        """A prompt, once for each of its choices."""
+        text, tokens = text_and_tokens(self.tokenizer, self.prompts[prompt], told)
+        self._echo_chars[prompt] = len(text)
+        first = prompt * self.n
+        logprobs = {"logprobs": self._logprobs(tokens)}
+        return [self._first_chunk(self._choice(Whole(i, text)) | logprobs) for i in range(first, first + self.n)]
+
+    def _answer_chunk(self, delta: Delta) -> dict[str, Any]:
+        tokens = delta.tokens
+        if shift := self._echo_chars.get(delta.index // self.n):
+            tokens = [token._replace(offset=shift + token.offset) for token in tokens]
+        choice = self._choice(Whole(delta.index, delta.text, tokens, delta.finish, delta.stop_reason))
         if delta.finish is not None:
             choice["logprobs"] = None
-        if delta.index not in self._begun:
-            self._begun.add(delta.index)
-            choice |= self._prompt_token_ids(delta.index)
+        return self._first_chunk(choice)
+
+    def _first_chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
+        """Or a further one, which does not tell of the prompt's tokens again."""
+        if choice["index"] not in self._begun:
+            self._begun.add(choice["index"])
+            choice |= self._prompt_token_ids(choice["index"])
         return self._chunk(choice)
 
     def body(self, choices: list[Whole], usage: Usage) -> dict[str, Any]:
@@ -189,8 +229,10 @@ class CompletionFormat(_Format):
     def _echoed(self, choices: list[Whole], prompt: int) -> tuple[str, list[Token]]:
         """A prompt's text and tokens."""
         ids = self.prompts[prompt]
-        told = [None] * len(ids) if self.logprobs is None else self._told_of(choices, prompt)
-        return text_and_tokens(self.tokenizer, ids, told)
+        if self.logprobs is None:
+            return text_and_tokens(self.tokenizer, ids, [None] * len(ids))
+        first = choices[prompt * self.n]
+        return text_and_tokens(self.tokenizer, ids, self._told_of(prompt, first.prompt_logprobs, first.finish))
 
     def _with_prompt(self, text: str, tokens: list[Token], choice: Whole) -> dict[str, Any]:
         answer = [token._replace(offset=len(text) + token.offset) for token in choice.tokens]

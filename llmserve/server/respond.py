@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from llmserve.request import Finish, TokenLogprobs
 from llmserve.server.errors import answer
 from llmserve.server.generation import Delta, Generation, Token, Usage
-from llmserve.server.streaming import DONE, EventStreamResponse, encode, event, until_disconnect
+from llmserve.server.streaming import DONE, PING_S, EventStreamResponse, encode, event, until_disconnect
 
 logger = logging.getLogger(__name__)
 
@@ -54,16 +54,26 @@ class Format(Protocol):
         """The chunks that come before any token."""
         ...
 
-    def chunk(self, delta: Delta) -> dict[str, Any]: ...
+    def chunks(self, delta: Delta) -> list[dict[str, Any]]: ...
 
     def usage_chunk(self, usage: Usage) -> dict[str, Any]: ...
 
     def body(self, choices: list[Whole], usage: Usage) -> dict[str, Any]: ...
 
 
-async def respond(request: Request, generation: Generation, format: Format, *, stream: bool) -> Response:
+async def respond(
+    request: Request,
+    generation: Generation,
+    format: Format,
+    *,
+    stream: bool,
+    continuous_usage: bool = False,
+    ping_s: float = PING_S,
+) -> Response:
+    """`continuous_usage`: a stream's chunks tell what their choice used so far; `ping_s` as in EventStreamResponse."""
     if stream:
-        return EventStreamResponse(_chunks(generation, format), on_end=generation.close)
+        chunks = _chunks(generation, format, continuous_usage)
+        return EventStreamResponse(chunks, on_end=generation.close, ping_s=ping_s)
     try:
         choices = await until_disconnect(request.receive, _collect(generation))
     except ClientDisconnect:
@@ -88,12 +98,18 @@ async def _collect(generation: Generation) -> list[Whole]:
     return choices
 
 
-async def _chunks(generation: Generation, format: Format) -> AsyncIterator[bytes]:
+async def _chunks(generation: Generation, format: Format, continuous_usage: bool) -> AsyncIterator[bytes]:
+    """Events, joined where several are there."""
+    so_far = _UsageSoFar(generation, format) if continuous_usage else None
     try:
         if opening := format.opening(generation.choices):
-            yield b"".join(map(event, opening))
+            yield b"".join(map(event, opening if so_far is None else map(so_far.added_to, opening)))
         async for batch in generation.batches():
-            yield b"".join([event(format.chunk(delta)) for delta in batch])
+            if so_far is not None:
+                so_far.take(batch)
+            chunks = [chunk for delta in batch for chunk in format.chunks(delta)]
+            if chunks:
+                yield b"".join(map(event, chunks if so_far is None else map(so_far.added_to, chunks)))
         if format.include_usage:
             yield event(format.usage_chunk(generation.usage))
     except Exception as e:
@@ -103,3 +119,21 @@ async def _chunks(generation: Generation, format: Format) -> AsyncIterator[bytes
             logger.exception("A stream ended in an error")
         yield event(problem.body())
     yield DONE
+
+
+class _UsageSoFar:
+    """What each choice of a stream has used."""
+
+    def __init__(self, generation: Generation, format: Format) -> None:
+        self._generation = generation
+        self._format = format
+        self._generated: dict[int, int] = {}
+
+    def take(self, deltas: list[Delta]) -> None:
+        self._generated |= {delta.index: delta.generated for delta in deltas}
+
+    def added_to(self, chunk: dict[str, Any]) -> dict[str, Any]:
+        job, [choice] = self._generation.job, chunk["choices"]
+        prompt = job.prompts[choice["index"] // job.n]
+        usage = Usage(len(prompt), self._generated.get(choice["index"], 0), self._generation.usage.cached_tokens)
+        return chunk | {"usage": self._format.usage_chunk(usage)["usage"]}

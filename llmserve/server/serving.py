@@ -45,6 +45,7 @@ class Serving:
     model_name: str
     metrics: Metrics
     admission: Admission
+    sse_ping_interval: float  # as EventStreamResponse's `ping_s`
 
     @property
     def max_model_len(self) -> int:

@@ -30,7 +30,10 @@ def event(data: dict[str, Any]) -> bytes:
 
 
 class EventStreamResponse(Response):
-    """Sends `chunks` until they end or the client is gone; `on_end` is called in every case."""
+    """Sends `chunks` until they end or the client is gone; `on_end` is called in every case.
+
+    `ping_s`: seconds of silence until a comment says that the stream goes on; 0: never.
+    """
 
     media_type = "text/event-stream"
 
@@ -46,9 +49,11 @@ class EventStreamResponse(Response):
         pings: asyncio.Task[None] | None = None
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            pings = asyncio.create_task(self._keep_alive(send))
+            if self._ping_s:
+                pings = asyncio.create_task(self._keep_alive(send))
             await until_disconnect(receive, self._send_chunks(send))
-            pings.cancel()
+            if pings is not None:
+                pings.cancel()
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except (ClientDisconnect, OSError):
             pass  # nobody is there to be told anything
@@ -64,7 +69,6 @@ class EventStreamResponse(Response):
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
 
     async def _keep_alive(self, send: Send) -> None:
-        """A comment whenever nothing was sent for so long."""
         now = asyncio.get_running_loop().time
         self._sent_at = now()
         while True:

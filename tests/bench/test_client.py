@@ -160,3 +160,10 @@ def test_progress_hears_of_every_token_when_it_comes() -> None:
 
     asyncio.run(run())
     assert heard == [1, 3, 0]
+
+
+@pytest.mark.parametrize("finish", ["timeout", "length", "stop"])
+def test_an_answer_whose_time_was_up_is_told_apart(finish: str) -> None:
+    sample = ask(stream(chunk("a"), chunk("", finish), event(USAGE), DONE))
+    assert sample.error is None
+    assert sample.timed_out == (finish == "timeout") == sample.as_json()["timed_out"]

@@ -60,6 +60,16 @@ def test_every_token_is_accounted_for(server: Server) -> None:
     assert figures["duration"] >= max(times["e2el"])
 
 
+def test_what_the_server_ended_for_want_of_time_is_no_success(server: Server) -> None:
+    asked = settings(server.base, seed=5, warmup=0, extra_body={"timeout": 1e-6})
+    result = measure(asked)
+    figures = result.figures()
+    assert (figures["completed"], figures["failed"], figures["timed_out"]) == (0, 0, COUNT)
+    assert figures["total_output_tokens"] == 0
+    assert any(line.split() == ["Timed", "out", "by", "the", "server:", str(COUNT)] for line in
+               serving_block(result, asked).splitlines())  # fmt: skip
+
+
 def test_lengths_from_a_range_add_up_too(server: Server) -> None:
     result = measure(settings(server.base, input_len=(3, 40), output_len=(1, 9), seed=2))
     assert all(sample.error is None and 1 <= len(sample.token_times) <= 9 for sample in result.samples)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from .chunks import put_together, stream
 from .conftest import TEXT, TOKENIZER, Front, running_front
 from .fake_engine import made_up
+from .test_lifecycle import in_thread
+from .test_scheduling import time_is_up
 
 PROMPT = "Say 明月🌟:"
 IDS = TOKENIZER.encode(PROMPT, add_special_tokens=True)
@@ -61,8 +66,46 @@ def test_without_a_tokenizer_there_is_no_text(endpoint: str) -> None:
         assert choice["logprobs"]["tokens"] == ["token_id:4", "token_id:2", "token_id:1"]
 
 
-def test_a_stream_has_none(front: Front) -> None:
-    assert front.refused(echo=True, stream=True)["param"] == "echo"
+@pytest.mark.parametrize("steps_a_message", [1, 7])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"n": 3, "return_token_ids": True},
+        {"logprobs": 2},
+        {"logprobs": 0, "n": 3, "return_token_ids": True},
+        {"logprobs": 1, "prompt": [PROMPT, [7], "hi", IDS], "n": 2},
+        {"logprobs": 1, "prompt": [5]},
+        {"logprobs": 1, "stop": "明", "max_tokens": 30},
+    ],
+)
+def test_a_stream_put_together_is_the_whole_answer(front: Front, asked: dict[str, Any], steps_a_message: int) -> None:
+    """Each choice begins with its prompt, also those whose answers begin before all of the prompt is told of."""
+    front.engine.steps_a_message = steps_a_message
+    body = {"prompt": PROMPT, "seed": 0, "echo": True, "max_tokens": 9} | asked
+    whole = front.post("/v1/completions", **body).json()["choices"]
+    chunks = stream(front, "/v1/completions", **body)
+    assert put_together(chunks, len(whole)) == whole
+    parts = [part for chunk in chunks for part in chunk["choices"]]
+    assert all(part["text"] or part["finish_reason"] or part["logprobs"] or part.get("token_ids") for part in parts)
+
+
+def test_of_a_prompt_whose_time_was_up_a_stream_tells_what_was_known(endpoint: str) -> None:
+    with running_front(endpoint) as front:
+        front.engine.allowance = 0
+        ask = {"prompt": list(range(1, 9)), "logprobs": 1, "echo": True, "timeout": 9, "n": 2}
+        chunks = in_thread(lambda: stream(front, "/v1/completions", **ask))
+        time_is_up(front, choices=2, after=1)
+        for choice in put_together(chunks(), 2):
+            assert choice["finish_reason"] == "timeout"
+            assert [known is None for known in choice["logprobs"]["token_logprobs"]][:8] == [
+                True,
+                *[False] * 3,
+                *[True] * 4,
+            ]
+
+
+def test_without_it_there_is_none(front: Front) -> None:
     assert front.refused(echo="yes")["param"] == "echo"
     assert front.complete(echo=False)["choices"][0]["text"] == TEXT[:16][: len(front.complete()["choices"][0]["text"])]
 

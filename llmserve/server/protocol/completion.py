@@ -21,12 +21,6 @@ class CompletionBody(GenerationBody):
     echo: bool | None = None
 
     @model_validator(mode="after")
-    def _echo_comes_whole(self) -> CompletionBody:
-        if self.echo and self.stream:
-            raise RequestError("echo is not possible with stream: true; leave one of them out.", param="echo")
-        return self
-
-    @model_validator(mode="after")
     def _best_of_is_n(self) -> CompletionBody:
         if self.best_of is not None and self.best_of != (self.n or 1):
             raise RequestError(

@@ -23,7 +23,7 @@ class StreamOptions(BaseModel):
 
     include_usage: bool | None = None
     include_obfuscation: Literal[False] | None = None  # of token lengths, against eavesdroppers
-    continuous_usage_stats: Literal[False] | None = None
+    continuous_usage_stats: bool | None = None  # vLLM's: each chunk has its choice's usage so far
 
     @model_validator(mode="before")
     @classmethod
@@ -101,6 +101,16 @@ class GenerationBody(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _continuous_usage_is_usage(self) -> GenerationBody:
+        options = self.stream_options
+        if options is not None and options.continuous_usage_stats and not options.include_usage:
+            raise RequestError(
+                "stream_options.continuous_usage_stats is only possible with stream_options.include_usage: true.",
+                param="stream_options.continuous_usage_stats",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _prompt_logprobs_come_whole(self) -> GenerationBody:
         if self.prompt_logprobs is not None and self.stream:
             raise RequestError(
@@ -125,3 +135,7 @@ class GenerationBody(BaseModel):
     @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def continuous_usage(self) -> bool:
+        return self.include_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
