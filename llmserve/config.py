@@ -197,6 +197,8 @@ class ServerConfig(Frozen):
     max_queue: int = Field(default=4096, ge=0)  # requests that wait beyond those that run; more are refused
     shutdown_timeout: float = Field(default=30.0, ge=0)  # how long SIGTERM waits for running requests
     chat_template: Path | None = None  # a Jinja file, in place of the checkpoint's own way to put conversations
+    tool_call_parser: str | None = None  # a form's name, or "none"; None: the one that the way of asking tells of
+    reasoning_parser: str | None = None  # likewise
 
 
 class FileRecord(Frozen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -15,6 +16,7 @@ from llmserve.config import Manifest, ServerConfig
 from llmserve.engine.messages import Draining, Failed, Loading, Ready
 from llmserve.errors import LlmserveError
 from llmserve.server.admission import Admission
+from llmserve.server.answers.choose import choose_forms
 from llmserve.server.chat import chat_routes
 from llmserve.server.completions import completion_routes
 from llmserve.server.engine_client import EngineClient
@@ -24,11 +26,15 @@ from llmserve.server.middleware import Edge
 from llmserve.server.serving import Serving
 from llmserve.tokenizer import Tokenizer
 
+logger = logging.getLogger(__name__)
+
 
 def create_app(client: EngineClient, tokenizer: Tokenizer | None, manifest: Manifest, config: ServerConfig) -> FastAPI:
-    """The front of one engine. `tokenizer` is None where the checkpoint had none."""
+    """The front of one engine. `tokenizer` is None where the checkpoint had none. Raises ConfigError."""
     name = config.served_model_name or manifest.model_name
-    serving = Serving(client, tokenizer, manifest, name, Metrics(client, name), Admission(config.max_queue))
+    forms = choose_forms(tokenizer.chat if tokenizer else None, config.tool_call_parser, config.reasoning_parser)
+    serving = Serving(client, tokenizer, manifest, name, Metrics(client, name), Admission(config.max_queue), forms)
+    logger.info("Answers: %s", forms.told)
     app = FastAPI(title="llmserve", version=llmserve.__version__, redirect_slashes=False)
     app.add_middleware(Edge)
     for kind in (LlmserveError, RequestValidationError, HTTPException):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from llmserve.server.openai_format import ChatFormat
+from llmserve.server.asked import ask
+from llmserve.server.chat_format import ChatFormat
 from llmserve.server.protocol.chat import ChatBody
 from llmserve.server.respond import respond
 from llmserve.server.serving import Serving
@@ -17,12 +18,17 @@ def chat_routes(serving: Serving) -> APIRouter:
     @routes.post("/v1/chat/completions")
     async def chat_completions(body: ChatBody, request: Request) -> Response:
         serving.check(body, prompts=1, prompt_param="messages")
-        chat = serving.need_tokenizer("messages").chat
-        prompt = await serving.encode_parts(chat.parts(conversation(body)), param="messages")
+        asked = await ask(
+            serving,
+            conversation(body),
+            body.tool_use,
+            keeps_reasoning=body.include_reasoning is not False,
+            param="messages",
+        )
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         job = serving.job(
             body,
-            [prompt],
+            [asked.prompt],
             prompt_param="messages",
             limit=body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens,
             limit_param="max_tokens" if body.max_completion_tokens is None else "max_completion_tokens",
@@ -30,28 +36,32 @@ def chat_routes(serving: Serving) -> APIRouter:
             logprobs=logprobs,
             prompt_logprobs=body.prompt_logprobs,
             continues_text=False,
-            stop_ids=chat.stop_ids,
+            stop_ids=serving.need_tokenizer("messages").chat.stop_ids,
+            grammar=asked.grammar,
         )
         format = ChatFormat(
             model=serving.model_name,
             tokenizer=serving.tokenizer,
-            prompts=[prompt],
+            prompts=[asked.prompt],
             n=job.n,
             include_usage=body.include_usage,
             return_token_ids=bool(body.return_token_ids),
             prompt_logprobs=body.prompt_logprobs,
             logprobs=logprobs,
+            reading=asked.reading,
         )
-        return await respond(request, serving.start(job), format, stream=bool(body.stream))
+        return await respond(request, serving.start(asked.readable(job)), format, stream=bool(body.stream))
 
     return routes
 
 
 def conversation(body: ChatBody) -> Conversation:
     """What the model is to read. It is not told of tools that it must not use."""
+    use = body.tool_use
     return Conversation(
         body.messages,
-        tools=body.tools if body.tool_choice != "none" else None,
+        tools=None if use is None else use.tools,
         documents=body.documents,
+        reasoning_effort=body.reasoning_effort,
         variables=body.chat_template_kwargs or {},
     )

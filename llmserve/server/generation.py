@@ -30,6 +30,7 @@ class Job:
     seed: int | None = None  # None: drawn for each prompt
     stops: StopStrings = field(default_factory=StopStrings)
     continues_text: bool = False  # the answer goes on where the prompt's text ends
+    shown: frozenset[int] = frozenset()  # special tokens that are text in this answer, by their names
     wants_tokens: bool = False  # also tokens that have no text yet
     priority: int = 0  # of this and the next two see `Request`: every choice has them
     timeout: float | None = None
@@ -182,7 +183,7 @@ def _each_choices(job: Job) -> list[SamplingParams]:
 
 def _detokenizer(tokenizer: Tokenizer, job: Job, prompt: tuple[int, ...]) -> Detokenizer:
     prompt_has_text = not all(map(tokenizer.is_silent, prompt))
-    return Detokenizer(tokenizer, continues_text=job.continues_text and prompt_has_text)
+    return Detokenizer(tokenizer, shown=job.shown, continues_text=job.continues_text and prompt_has_text)
 
 
 def text_and_tokens(

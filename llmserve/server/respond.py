@@ -54,7 +54,7 @@ class Format(Protocol):
         """The chunks that come before any token."""
         ...
 
-    def chunk(self, delta: Delta) -> dict[str, Any]: ...
+    def chunks(self, delta: Delta) -> list[dict[str, Any]]: ...
 
     def usage_chunk(self, usage: Usage) -> dict[str, Any]: ...
 
@@ -93,7 +93,8 @@ async def _chunks(generation: Generation, format: Format) -> AsyncIterator[bytes
         for chunk in format.opening(generation.choices):
             yield event(chunk)
         async for delta in generation.deltas():
-            yield event(format.chunk(delta))
+            for chunk in format.chunks(delta):
+                yield event(chunk)
         if format.include_usage:
             yield event(format.usage_chunk(generation.usage))
     except Exception as e:

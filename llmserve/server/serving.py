@@ -14,6 +14,7 @@ from llmserve.engine.messages import Ready
 from llmserve.errors import RequestError
 from llmserve.request import SamplingParams
 from llmserve.server.admission import Admission, Load, QueueFullError
+from llmserve.server.answers.choose import Forms
 from llmserve.server.engine_client import EngineClient, NotReadyError
 from llmserve.server.errors import ModelNotFoundError, shown
 from llmserve.server.generation import Generation, Job
@@ -43,6 +44,7 @@ class Serving:
     model_name: str
     metrics: Metrics
     admission: Admission
+    forms: Forms
 
     @property
     def max_model_len(self) -> int:
