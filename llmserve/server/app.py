@@ -23,6 +23,7 @@ from llmserve.server.engine_client import EngineClient
 from llmserve.server.errors import RETRY_AFTER_S, ModelNotFoundError, answer
 from llmserve.server.metrics import Metrics
 from llmserve.server.middleware import Edge
+from llmserve.server.responses import responses_routes
 from llmserve.server.serving import Serving
 from llmserve.tokenizer import Tokenizer
 
@@ -41,6 +42,7 @@ def create_app(client: EngineClient, tokenizer: Tokenizer | None, manifest: Mani
         app.add_exception_handler(kind, _answer)
     app.include_router(completion_routes(serving))
     app.include_router(chat_routes(serving))
+    app.include_router(responses_routes(serving))
     app.include_router(_model_routes(serving))
     app.include_router(_operator_routes(serving))
     return app
