@@ -13,7 +13,9 @@ from llmserve.tokenizer.prompts.template import TemplatePrompt
 
 from .conftest import END, Front, make_backend, manifest, running_front
 
-THINKING = "{% if enable_thinking is not defined or enable_thinking %}<think>\n{% else %}<think>\n\n</think>\n\n{% endif %}"
+THINKING = (
+    "{% if enable_thinking is not defined or enable_thinking %}<think>\n{% else %}<think>\n\n</think>\n\n{% endif %}"
+)
 HERMES = (
     "{% for tool in tools or [] %}{{ tool | tojson }}\n{% endfor %}<tool_call>\n"
     "{% for message in messages %}<|start|>{{ message.role }}: {{ message.reasoning_content }} {{ message.content }}"
@@ -25,17 +27,23 @@ HERMES = (
 LONG = manifest(model=manifest().model.model_copy(update={"max_position": 4000}))
 
 
-def tokenizer_of(template: str) -> Tokenizer:
+def tokenizer_of(template: str, special: Sequence[str] = ()) -> Tokenizer:
     prompt = TemplatePrompt({"default": ChatTemplate(template, {"eos_token": "<|end|>"})}, "a template")
-    return Tokenizer(LibraryBackend(make_backend()), prompt)
+    backend = make_backend()
+    backend.add_special_tokens(list(special))
+    return Tokenizer(LibraryBackend(backend), prompt)
 
 
 @contextmanager
 def front_that_says(
-    endpoint: str, *texts: str, template: str = HERMES, config: ServerConfig = ServerConfig()  # noqa: B008 (frozen)
+    endpoint: str,
+    *texts: str,
+    template: str = HERMES,
+    special: Sequence[str] = (),
+    config: ServerConfig = ServerConfig(),  # noqa: B008 (frozen)
 ) -> Iterator[Front]:
     """One text after the other, request by request, and then again."""
-    tokenizer = tokenizer_of(template)
+    tokenizer = tokenizer_of(template, special)
     answers: Sequence[list[int]] = [[*tokenizer.encode(text, add_special_tokens=False), END] for text in texts]
     with running_front(
         endpoint,
