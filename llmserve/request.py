@@ -42,7 +42,30 @@ class SamplingParams:
     stop_token_ids: frozenset[int] = frozenset()  # the model's end-of-text ids are among them, unless ignored
     logprobs: int | None = None  # None: none; n: the chosen token's and those of the n most likely
     prompt_logprobs: int | None = None  # likewise, of each prompt token but the first
+    min_p: float = 0.0  # tokens less likely than this times the likeliest do not come; 0: off
+    presence_penalty: float = 0.0  # taken from the logit of a token that is in the answer so far
+    frequency_penalty: float = 0.0  # likewise, for each time that it is
+    repetition_penalty: float = (
+        1.0  # the logit of a token in prompt or answer is divided by it, a negative one multiplied
+    )
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added to its logit), no id twice
+    bad_words: tuple[tuple[int, ...], ...] = ()  # token sequences that do not come in the answer
+    allowed_token_ids: frozenset[int] | None = None  # no other comes; None: all may
     grammar: str | None = None  # what the text must be, in llguidance's JSON form; None: anything
+
+    @property
+    def edits_logits(self) -> bool:
+        """Whether a token may be chosen from other logits than the model's own."""
+        return (
+            self.min_tokens > 0
+            or self.presence_penalty != 0
+            or self.frequency_penalty != 0
+            or self.repetition_penalty != 1
+            or bool(self.logit_bias)
+            or bool(self.bad_words)
+            or self.allowed_token_ids is not None
+            or self.grammar is not None
+        )
 
     def __post_init__(self) -> None:
         for ok, param, rule in (
@@ -56,9 +79,19 @@ class SamplingParams:
              f"must be between 0 and {MAX_LOGPROBS}"),
             (self.prompt_logprobs is None or 0 <= self.prompt_logprobs <= MAX_LOGPROBS, "prompt_logprobs",
              f"must be between 0 and {MAX_LOGPROBS}"),
+            (0 <= self.min_p <= 1, "min_p", "must be between 0 and 1"),
+            (-2 <= self.presence_penalty <= 2, "presence_penalty", "must be between -2 and 2"),
+            (-2 <= self.frequency_penalty <= 2, "frequency_penalty", "must be between -2 and 2"),
+            (0 < self.repetition_penalty <= 100, "repetition_penalty", "must be above 0 and at most 100"),
         ):  # fmt: skip
             if not ok:
                 raise RequestError(f"{param} {rule}, got {getattr(self, param)}.", param=param)
+        if self.grammar is not None and not self.stop_token_ids:
+            raise RequestError(
+                "Structured output ends with a stop token, and there is none: leave ignore_eos out, or give "
+                "stop_token_ids.",
+                param="ignore_eos",
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,16 +31,18 @@ MAY_IMPORT = {
     "checkpoint": "config errors",
     "checkpoint.build": "checkpoint models layers quant tokenizer config errors",
     "runtime": "models layers ops comm checkpoint scheduler config request errors",
+    # text
+    "tokenizer": "config request errors",
+    "grammar": "tokenizer errors",
     # the engine, and how it is started and talked to
     "engine.messages": "request",
     "engine.endpoint": "",
     "engine.launch": "config errors",
     "engine.group": "engine.launch config errors",
     "engine": "engine.messages engine.endpoint engine.launch runtime scheduler comm checkpoint "
-    "config request errors logs",
-    # text
-    "tokenizer": "config request errors",
-    "server": "tokenizer engine.messages engine.endpoint engine.launch engine.group config request errors logs",
+    "grammar tokenizer config request errors logs",
+    # HTTP
+    "server": "grammar tokenizer engine.messages engine.endpoint engine.launch engine.group config request errors logs",
     # judging a build
     "check": "runtime models layers ops comm checkpoint checkpoint.build scheduler tokenizer config errors",
     # measuring
@@ -78,12 +80,13 @@ BESIDE_THE_STANDARD_LIBRARY = {
     "engine.group": "",
     "engine": "torch zmq",
     "tokenizer": "tokenizers sentencepiece jinja2",
+    "grammar": "llguidance",
     "bench": "pydantic rich typer httpx matplotlib",
 }
 """Part → other people's packages it may import; of those that are not listed, none is held to anything."""
 
 NEVER_TORCH = ("request", "errors", "config", "scheduler", "engine.messages", "engine.endpoint", "engine.launch",
-               "engine.group", "server", "tokenizer")  # fmt: skip
+               "engine.group", "server", "grammar", "tokenizer")  # fmt: skip
 """Parts of the processes that format text: loading torch would cost them seconds and hundreds of megabytes."""
 
 

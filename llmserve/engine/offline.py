@@ -9,6 +9,7 @@ from pathlib import Path
 from llmserve.checkpoint.engine_dir import EngineDir
 from llmserve.comm.solo import SoloComm
 from llmserve.config import EngineConfig
+from llmserve.engine.grammars import library_of
 from llmserve.engine.native import NativeEngine
 from llmserve.request import Request, TokenEvent
 from llmserve.runtime.load import device_of, load_runner, use_threads
@@ -25,7 +26,8 @@ class OfflineEngine:
         cores = use_threads(config.threads, allowed, 0, 1)
         comm = SoloComm()
         loaded = load_runner(directory, config, comm, device_of(directory.manifest, 0), cores)
-        self.engine = NativeEngine(loaded, comm, config, spare_core=len(cores) < len(allowed))
+        grammars = library_of(engine, directory.manifest.model.vocab_size)
+        self.engine = NativeEngine(loaded, comm, config, grammars=grammars, spare_core=len(cores) < len(allowed))
 
     def generate(self, requests: Iterable[Request]) -> dict[int, list[TokenEvent]]:
         """Run all to their ends, batched in flight → events by request id, in order."""

@@ -20,6 +20,7 @@ from llmserve.comm.mpi import MpiComm
 from llmserve.comm.nccl import NcclComm
 from llmserve.comm.solo import SoloComm
 from llmserve.config import EngineConfig
+from llmserve.engine.grammars import library_of
 from llmserve.engine.launch import STOP_SIGNALS, RankOptions, allowed_cores, die_with_parent, launched_by_mpi
 from llmserve.engine.link import FrontLink
 from llmserve.engine.messages import Failed, Loading, Ready
@@ -109,7 +110,8 @@ class Rank:
         link.send(Loading("loading", 0, total))
         loaded = self.load(lambda done: link.send(Loading("loading", done, total)))
         kv = loaded.kv
-        engine = NativeEngine(loaded, self.comm, self.config, spare_core=self.spare_core)
+        grammars = library_of(self.directory.path, manifest.model.vocab_size)
+        engine = NativeEngine(loaded, self.comm, self.config, grammars=grammars, spare_core=self.spare_core)
         log.info(
             "ready: %d rank(s) on %s with %d thread(s) each; KV cache of %d tokens in blocks of %d (%.1f MB per rank), "
             "at most %d tokens a sequence",

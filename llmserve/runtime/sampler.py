@@ -3,19 +3,22 @@ token's position, and on nothing else: random numbers are a function of (seed, p
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from llmserve.ops.cpu import load_kernels
 from llmserve.request import SamplingParams, TokenLogprobs
+from llmserve.runtime.edits import Edits, edited
 from llmserve.scheduler.plan import Sampled
 
 _MASK = 2**64 - 1
 _NOT_NUMBERS = Sampled(0, error="the model computed logits that are not numbers.")
+_NO_TOKEN = Sampled(0, error="the request's parameters leave no token that could come next.")
 
 
 class Want(NamedTuple):
@@ -23,14 +26,8 @@ class Want(NamedTuple):
 
     params: SamplingParams
     position: int  # of the token that the row foretells, counted from the prompt's first
-    num_generated: int  # tokens of the answer before it
     given: int | None = None  # that token, where it is not to be chosen: only its log-probabilities are wanted
-
-    @property
-    def banned(self) -> frozenset[int]:
-        """Tokens that cannot be chosen here; some may be none of the model's."""
-        free = self.given is not None or self.num_generated >= self.params.min_tokens
-        return frozenset() if free else self.params.stop_token_ids
+    edits: Edits | None = None  # of the row, before the token is chosen
 
     @property
     def logprobs(self) -> int | None:
@@ -75,35 +72,39 @@ class CpuSampler:
     def __init__(self, isa: str) -> None:
         self.name = f"CPU kernels ({isa})"
         self._isa = isa
-        self._sample_rows = load_kernels().sample_rows
+        kernels = load_kernels()
+        self._sample_rows = kernels.sample_rows
+        self._errors = {kernels.NOT_NUMBERS: _NOT_NUMBERS, kernels.NO_TOKEN: _NO_TOKEN}
 
     def prepare(self, wants: list[Want]) -> Sample:
         params = [w.params for w in wants]
         temperatures = array("d", [p.temperature for p in params])
         top_ks = array("i", [p.top_k for p in params])
         top_ps = array("d", [p.top_p for p in params])
+        min_ps = array("d", [p.min_p for p in params])
         us = array("d", [w.u for w in wants])
         logprobs = array("i", [-1 if w.logprobs is None else w.logprobs for w in wants])
         given = array("i", [-1 if w.given is None else w.given for w in wants])
-        forbidden = [w.banned for w in wants]
+        edits = [(row, *w.edits) for row, w in enumerate(wants) if w.edits is not None]
 
         def sample(logits: Tensor) -> list[Sampled]:
             if logits.dtype != torch.float32 or logits.device.type != "cpu" or (len(wants) and logits.stride(1) != 1):
                 raise ValueError(f"the CPU sampler reads fp32 rows in memory, not {logits.dtype} on {logits.device}")
             if len(logits) != len(wants):
                 raise ValueError(f"{len(logits)} rows of logits for {len(wants)} tokens")
-            vocab_size = logits.shape[1]
-            banned, ends = array("i"), array("i")
-            for tokens in forbidden:
-                banned.extend(t for t in tokens if 0 <= t < vocab_size)
-                ends.append(len(banned))
             rows = self._sample_rows(
-                self._isa, logits.data_ptr(), len(wants), logits.stride(0), vocab_size,
-                temperatures, top_ks, top_ps, us, logprobs, banned, ends, given,
+                self._isa, logits.data_ptr(), len(wants), logits.stride(0), logits.shape[1],
+                temperatures, top_ks, top_ps, min_ps, us, logprobs, edits, given,
             )  # fmt: skip
-            return [_NOT_NUMBERS if row is None else Sampled(row[0], row[1] and TokenLogprobs(*row[1])) for row in rows]
+            return [self._sampled(row) for row in rows]
 
         return sample
+
+    def _sampled(self, row: int | tuple[int, tuple[Any, ...] | None]) -> Sampled:
+        if isinstance(row, int):
+            return self._errors[row]
+        token, known = row
+        return Sampled(token, None if known is None else TokenLogprobs(*known))
 
 
 class TorchSampler:
@@ -127,20 +128,27 @@ class TorchSampler:
 
 def _sample_row(row: Tensor, want: Want, best: int) -> Sampled:
     token = _choose(row, want, best) if want.given is None else want.given
+    if token is None:
+        return _NO_TOKEN
     return Sampled(token, None if want.logprobs is None else _logprobs(row, token, want.logprobs))
 
 
-def _choose(row: Tensor, want: Want, best: int) -> int:
-    """`best`: the row's largest."""
-    if banned := [t for t in want.banned if 0 <= t < len(row)]:
-        row = row.clone()
-        row[banned] = -torch.inf
+def _choose(row: Tensor, want: Want, best: int) -> int | None:
+    """`best`: the row's largest. None where the edits leave no token."""
+    if want.edits is not None:
+        row = edited(row, want.edits)
         best = int(row.argmax())
+        if row[best] == -torch.inf:
+            return None
     return _draw(row, want.params, want.u) if want.params.temperature > 0 else best
 
 
 def _draw(row: Tensor, params: SamplingParams, u: float) -> int:
-    """Invert the distribution at u, after temperature, then top-k, then top-p, as vLLM and transformers order them."""
+    """Invert the distribution at u, after temperature, then min-p, then top-k, then top-p.
+
+    That is vLLM's order (vllm/v1/sample/sampler.py). What min-p leaves does not depend on top-k, which always leaves
+    the likeliest; top-p counts in what both have left.
+    """
     ids: Tensor | None = None
     if 0 < params.top_k < len(row):
         # Stable: of equal logits at the k-th place the lower id stays. (topk takes any.)
@@ -148,13 +156,18 @@ def _draw(row: Tensor, params: SamplingParams, u: float) -> int:
     elif params.top_p < 1:
         row, ids = row.sort(descending=True, stable=True)
     # In fp64, and after taking the maximum away: no temperature, however small, makes it overflow.
-    weights = ((row.double() - row.max()) / params.temperature).exp()
+    exponents = (row.double() - row.max()) / params.temperature
+    weights = exponents.exp()
+    if params.min_p > 0:
+        weights[exponents < math.log(params.min_p)] = 0
     total = weights.cumsum(0)
     if params.top_p < 1:
         # The fewest tokens, most likely first, whose probabilities reach top_p.
         kept = int(torch.searchsorted(total, params.top_p * total[-1])) + 1
         total = total[:kept]
-    chosen = int(torch.searchsorted(total, u * total[-1], right=True).clamp(max=len(total) - 1))
+    chosen = int(torch.searchsorted(total, u * total[-1], right=True))
+    if chosen == len(total):  # where rounding leaves none, the last that weighs anything
+        chosen = int(weights[:chosen].nonzero()[-1])
     return int(chosen if ids is None else ids[chosen])
 
 

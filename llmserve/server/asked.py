@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from llmserve.errors import RequestError
-from llmserve.server.answers.choose import Forms
 from llmserve.server.answers.reader import AnswerReader
 from llmserve.server.answers.reasoning.form import ReasoningForm
 from llmserve.server.answers.tools.form import ToolForm, openai_id
 from llmserve.server.generation import Job
+from llmserve.server.protocol.structured import Form
 from llmserve.server.protocol.tools import ToolUse
 from llmserve.server.serving import Serving
-from llmserve.tokenizer import Conversation, Part, Text
+from llmserve.tokenizer import Conversation, Text
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,25 @@ class Reading:
             keeps_reasoning=self.keeps_reasoning,
         )
 
-    def grammar(self) -> str | None:
-        """For `SamplingParams`. Raises RequestError where the model's form of tool calls has none."""
-        rules = None if self.use is None else _rules(self.tools, self.use)
-        if rules is None:
+    def form(self, wanted: Form | None) -> Form | None:
+        """What the answer must be: calls as the request wants them, or what else it says of the answer, `wanted`.
+
+        Reasoning comes before either. Raises RequestError where there is no grammar for the model's calls.
+        """
+        called = None if self.use is None else _called(self.tools, self.use, wanted)
+        if called is None and wanted is None:
             return None
         reasoning = self.reasoning.rules(self.end_of_prompt) if self.reasoning else None
-        start = ["start: answer"] if reasoning is None else ["start: reasoning answer", *reasoning]
-        return json.dumps({"grammars": [{"lark_grammar": "\n".join([*start, *rules])}]}, ensure_ascii=False)
+        if called is None and reasoning is None:
+            return wanted
+        answers, others = (["answer"] if called else []), []
+        if wanted is not None and not (self.use and self.use.required):
+            first, *others = json.loads(wanted.grammar)["grammars"]
+            answers, others = [*answers, "@wanted"], [{**first, "name": "wanted"}, *others]
+        start = f"start: {'reasoning ' if reasoning else ''}({' | '.join(answers)})"
+        rules = [start, *(reasoning or ()), *(called.rules if called else ())]
+        grammars = [{"lark_grammar": "\n".join(rules)}, *others]
+        return Form(json.dumps({"grammars": grammars}), called.param if called else wanted.param if wanted else "")
 
 
 @dataclass(frozen=True)
@@ -76,41 +88,62 @@ class Asked:
 
 
 async def ask(
-    serving: Serving, conversation: Conversation, use: ToolUse | None, *, keeps_reasoning: bool, param: str
+    serving: Serving,
+    conversation: Conversation,
+    use: ToolUse | None,
+    wanted: Form | None,
+    *,
+    keeps_reasoning: bool,
+    param: str,
 ) -> Asked:
-    """`param` is what the conversation came in. Raises RequestError where the model cannot be asked so."""
+    """`wanted` is the form that the answer must have; `param` is what the conversation came in.
+
+    Raises RequestError where the model cannot be asked so.
+    """
     tokenizer = serving.need_tokenizer(param)
     parts = tokenizer.chat.parts(conversation)
-    reading = _reading(serving.forms, use, keeps_reasoning, parts)
-    grammar = reading.grammar()
+    last = parts[-1] if parts else ""
+    end = last.text if isinstance(last, Text) else ""
+    reading = Reading(serving.forms.tools, use, serving.forms.reasoning, keeps_reasoning, end)
+    grammar = await serving.grammar(reading.form(wanted))
     prompt = await serving.encode_parts(parts, param=param)
     return Asked(prompt, reading, grammar, tokenizer.token_ids(reading.marks))
 
 
-def _reading(forms: Forms, use: ToolUse | None, keeps_reasoning: bool, parts: Sequence[Part]) -> Reading:
-    last = parts[-1] if parts else ""
-    end = last.text if isinstance(last, Text) else ""
-    return Reading(forms.tools, use, forms.reasoning, keeps_reasoning, end)
+class _Called(NamedTuple):
+    """Rules by which `answer` calls tools as a request wants it, and the parameter that says so."""
+
+    rules: list[str]
+    param: str
 
 
-def _rules(form: ToolForm | None, use: ToolUse) -> list[str] | None:
-    """By which `answer` is what the request wants to hear; None where that is up to the model."""
+def _called(form: ToolForm | None, use: ToolUse, wanted: Form | None) -> _Called | None:
+    """None where nothing is to be kept to: the model decides, and its calls are as it writes them."""
+    many = not use.one_call
     if use.required:
-        rules = form.calls(use.required, many=not use.one_call) if form else None
+        rules = form.calls(use.required, many=many) if form else None
         if rules is None:
             raise RequestError(
-                "tool_choice can only be 'none' or 'auto' for this model: there is no grammar for its way to call "
-                "tools.",
+                "tool_choice can only be 'none' or 'auto' for this model: there is no grammar for its calls of tools.",
                 param="tool_choice",
             )
-        return rules
+        return _Called(rules, "tool_choice")
+    if wanted is not None:
+        rules = form.calls(use.functions, many=many) if form else None
+        if rules is None:
+            raise RequestError(
+                f"{wanted.param} is not possible with tools for this model: there is no grammar for its calls of "
+                "tools. Leave one of them out, or choose tool_choice 'none'.",
+                param=wanted.param,
+            )
+        return _Called(rules, "tools")
     if not use.is_strict:
         return None
-    rules = form.answers(use.functions, many=not use.one_call) if form else None
+    rules = form.answers(use.functions, many=many) if form else None
     if rules is None:
         raise RequestError(
             "tools can only be strict for this model where tool_choice is 'required' or names one: there is no grammar "
             "for answers that may call tools or not. Choose so, or leave strict out.",
             param="tools",
         )
-    return rules
+    return _Called(rules, "tools")

@@ -22,6 +22,7 @@ def chat_routes(serving: Serving) -> APIRouter:
             serving,
             conversation(body),
             body.tool_use,
+            body.form,
             keeps_reasoning=body.include_reasoning is not False,
             param="messages",
         )

@@ -25,6 +25,7 @@ def completion_routes(serving: Serving) -> APIRouter:
         prompts = [next(encoded) if isinstance(prompt, str) else tuple(prompt) for prompt in body.prompt]
         # What is echoed is told of as the answer is.
         told = [n for n in (body.prompt_logprobs, body.logprobs if body.echo else None) if n is not None]
+        grammar = await serving.grammar(body.form)
         job = serving.job(
             body,
             prompts,
@@ -35,6 +36,7 @@ def completion_routes(serving: Serving) -> APIRouter:
             logprobs=body.logprobs,
             prompt_logprobs=max(told, default=None),
             continues_text=True,
+            grammar=grammar,
         )
         format = CompletionFormat(
             model=serving.model_name,

@@ -27,7 +27,7 @@ def responses_routes(serving: Serving) -> APIRouter:
     @routes.post("/v1/responses")
     async def responses(body: ResponsesBody, request: Request) -> Response:
         serving.check(body.generation, prompts=1, prompt_param="input")
-        asked = await ask(serving, conversation(body), body.tool_use, keeps_reasoning=True, param="input")
+        asked = await ask(serving, conversation(body), body.tool_use, body.form, keeps_reasoning=True, param="input")
         job = serving.job(
             body.generation,
             [asked.prompt],

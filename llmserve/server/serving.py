@@ -18,8 +18,10 @@ from llmserve.server.answers.choose import Forms
 from llmserve.server.engine_client import EngineClient, NotReadyError
 from llmserve.server.errors import ModelNotFoundError, shown
 from llmserve.server.generation import Generation, Job
+from llmserve.server.grammars import Grammars
 from llmserve.server.metrics import Metrics
 from llmserve.server.protocol.generation import GenerationBody
+from llmserve.server.protocol.structured import Form
 from llmserve.tokenizer import Part, StopStrings, Text, Tokenizer
 
 LONG_TEXT = 20_000
@@ -120,6 +122,19 @@ class Serving:
             return encode()
         self._check_chars(chars, param)
         return await asyncio.to_thread(encode)
+
+    async def grammar(self, form: Form | None) -> str | None:
+        """What the answer must be, once it is known that the engine can follow it; for `job`."""
+        if form is None:
+            return None
+        self.need_tokenizer(form.param)
+        await self._grammars.check(form.grammar, form.param)
+        return form.grammar
+
+    @cached_property
+    def _grammars(self) -> Grammars:
+        assert self.tokenizer is not None
+        return Grammars(self.tokenizer, self.manifest.model.vocab_size)
 
     def job(
         self,

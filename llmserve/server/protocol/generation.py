@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 from llmserve.errors import RequestError
 from llmserve.request import MAX_LOGPROBS
 from llmserve.server.errors import shown
+from llmserve.server.protocol.structured import Form, checked_response_format, checked_structured_outputs, the_one
 from llmserve.server.protocol.unsupported import ASKS_FOR_NOTHING, WITHOUT_EFFECT, unknown_parameter
 from llmserve.server.protocol.values import checked_stop_token_ids, checked_stops
 
@@ -55,6 +56,9 @@ class GenerationBody(BaseModel):
     prompt_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     priority: int | None = Field(None, ge=-(2**63), lt=2**63)  # less is sooner
     cache_salt: str | None = Field(None, min_length=1, max_length=MAX_SALT_CHARS)
+    # what form the answer must have: OpenAI's way to say it, and vLLM's
+    response_format: Annotated[Any, BeforeValidator(checked_response_format)] = None
+    structured_outputs: Annotated[Any, BeforeValidator(checked_structured_outputs)] = None
     # ours
     timeout: FiniteFloat | None = Field(None, gt=0)  # seconds from arrival to the end of the answer
 
@@ -93,6 +97,16 @@ class GenerationBody(BaseModel):
                 "prompt_logprobs is not possible with stream: true; leave one of them out.", param="prompt_logprobs"
             )
         return self
+
+    @model_validator(mode="after")
+    def _one_form(self) -> GenerationBody:
+        the_one(self.response_format, self.structured_outputs)
+        return self
+
+    @property
+    def form(self) -> Form | None:
+        """What form the answer must have."""
+        return the_one(self.response_format, self.structured_outputs)
 
     @property
     def include_usage(self) -> bool:

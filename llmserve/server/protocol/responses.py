@@ -10,10 +10,10 @@ from llmserve.errors import RequestError
 from llmserve.server.errors import shown
 from llmserve.server.protocol.generation import MAX_SALT_CHARS, GenerationBody
 from llmserve.server.protocol.response_input import checked_input
+from llmserve.server.protocol.structured import Form, checked_response_format
 from llmserve.server.protocol.tools import (
     ToolChoice,
     ToolUse,
-    check_function,
     checked_flat_tool_choice,
     checked_tools,
     tool_use,
@@ -55,23 +55,39 @@ def _nested_tools(value: Any) -> Any:
             )
         if rest := {name for name, given in tool.items() if given is not None} - {"type", *FUNCTION}:
             raise RequestError(f"tools.{i}.{min(rest)} is not supported; leave it out.", param="tools")
-        check_function(tool, f"tools.{i}")
         function = {name: tool[name] for name in FUNCTION if tool.get(name) is not None}
         nested.append({"type": "function", "function": function})
     return checked_tools(nested)
 
 
 def _checked_text(value: Any) -> Any:
-    for name, given in (value if isinstance(value, dict) else {"format": value}).items():
-        if given is None or (name, given) in (("format", {"type": "text"}), ("verbosity", "medium")):
-            continue
-        told = given.get("type") if isinstance(given, dict) else given
-        raise RequestError(
-            f"text.{name:.100} is not supported, got {shown(told)}; leave it out.",
-            param=f"text.{name}",
-            code="unsupported_parameter",
-        )
+    if value is not None and not isinstance(value, dict):
+        raise RequestError(f"text must be an object, not {shown(value)}.", param="text")
+    for name, given in (value or {}).items():
+        if name == "format":
+            _form(given)
+        elif given is not None and (name, given) != ("verbosity", "medium"):
+            raise RequestError(
+                f"text.{name:.100} is not supported, got {shown(given)}; leave it out.",
+                param=f"text.{name}",
+                code="unsupported_parameter",
+            )
     return value
+
+
+def _form(value: Any) -> Form | None:
+    """`text.format`: chat's response_format, but that a schema's name, and so on, stand beside its type."""
+    if isinstance(value, dict) and value.get("type") == "json_schema":
+        value = {"type": "json_schema", "json_schema": {name: value[name] for name in value if name != "type"}}
+    try:
+        form = checked_response_format(value)
+    except RequestError as e:
+        raise RequestError(_renamed(str(e)), param=_renamed(e.param or ""), code=e.code) from None
+    return form and Form(form.grammar, "text.format")
+
+
+def _renamed(text: str) -> str:
+    return text.replace("response_format.json_schema", "text.format").replace("response_format", "text.format")
 
 
 class Reasoning(BaseModel):
@@ -145,6 +161,11 @@ class ResponsesBody(BaseModel):
     @property
     def tool_use(self) -> ToolUse | None:
         return tool_use(self.tools, self.tool_choice, self.parallel_tool_calls)
+
+    @property
+    def form(self) -> Form | None:
+        """What form the answer must have."""
+        return _form(self.text.get("format")) if self.text else None
 
     @property
     def messages(self) -> list[dict[str, Any]]:

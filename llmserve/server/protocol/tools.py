@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ from llmserve.errors import RequestError
 from llmserve.server.errors import shown
 
 MAX_TOOLS = 1024
+MAX_NAME_CHARS = 256
+NAME = re.compile(rf'[^\s"\\]{{1,{MAX_NAME_CHARS}}}')
 CHOICES = ("none", "auto", "required")
 
 
@@ -84,6 +87,13 @@ def checked_tools(value: Any) -> Any:
 
 
 def check_function(function: Mapping[str, Any], at: str) -> None:
+    """Its name can stand in quotes or on a line of its own, as models write it."""
+    if NAME.fullmatch(function["name"]) is None:
+        raise RequestError(
+            f"{at}.name must have 1 to {MAX_NAME_CHARS} characters without white space, quotes and backslashes, not "
+            f"{shown(function['name'])}.",
+            param="tools",
+        )
     for name, kinds, told in (("parameters", dict, "an object, a JSON schema"), ("strict", bool, "true or false")):
         given = function.get(name)
         if given is not None and not isinstance(given, kinds):

@@ -25,7 +25,6 @@ ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
     "prediction": (),
     "presence_penalty": (0,),
     "reasoning_effort": (),
-    "response_format": ({"type": "text"},),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
@@ -47,7 +46,6 @@ ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
     "return_tokens_as_token_ids": (False,),
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True, False),
-    "structured_outputs": ({},),
     "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
 }

@@ -4,13 +4,17 @@
 // nothing of requests or seeds, and of torch only the address of its floats.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "sampling_table.hpp"
@@ -66,37 +70,69 @@ struct Free {
     void operator()(void* p) const { std::free(p); }
 };
 
+// One row's edits as they come from Python, which has to keep them as they are during the call.
+struct GivenEdits {
+    size_t row;
+    std::optional<nb::bytes> allowed;  // whole words of 32 bits
+    Flat<int32_t> banned, biased;
+    Flat<float> biases;
+    Flat<int32_t> seen, counts;
+    double repetition, frequency, presence;
+
+    explicit GivenEdits(nb::handle given) {
+        std::tie(row, allowed, banned, biased, biases, seen, counts, repetition, frequency, presence) =
+            nb::cast<std::tuple<size_t, std::optional<nb::bytes>, Flat<int32_t>, Flat<int32_t>, Flat<float>,
+                                Flat<int32_t>, Flat<int32_t>, double, double, double>>(given);
+    }
+
+    RowEdits edits(int32_t vocab) const {
+        if (allowed && allowed->size() < ((size_t)vocab + 31) / 32 * 4)
+            throw nb::value_error("allowed needs a bit for every token");
+        if (biased.size() != biases.size() || seen.size() != counts.size())
+            throw nb::value_error("every biased token needs a bias, and every token seen a count");
+        if (!(repetition > 0)) throw nb::value_error("a sampling parameter is out of range");
+        return {allowed ? (const uint32_t*)allowed->data() : nullptr, banned.data(), biased.data(), biases.data(),
+                seen.data(), counts.data(), (int32_t)banned.size(), (int32_t)biased.size(), (int32_t)seen.size(),
+                (float)repetition, (float)frequency, (float)presence};
+    }
+};
+
 // The logits are row_stride floats apart, at an address that stays good during the call. num_top: -1 for no log
-// probabilities. banned_ends[i]: how many of `banned` belong to rows 0 … i. given: a token that is not to be chosen, or
-// -1. For each row None where its logits are not all finite, or (token, None), or (token, (log probability, ((id, log
+// probabilities. edits: those of the rows that have any, see GivenEdits. given: a token that is not to be chosen, or -1.
+// For each row a token below 0 (see sampling_table.hpp), or (token, None), or (token, (log probability, ((id, log
 // probability), …), rank)).
 nb::list sample(const std::string& set, uintptr_t logits, size_t rows, size_t row_stride, int32_t vocab,
                 const Flat<double>& temperature, const Flat<int32_t>& top_k, const Flat<double>& top_p,
-                const Flat<double>& u, const Flat<int32_t>& num_top, const Flat<int32_t>& banned,
-                const Flat<int32_t>& banned_ends, const Flat<int32_t>& given) {
+                const Flat<double>& min_p, const Flat<double>& u, const Flat<int32_t>& num_top, const nb::list& edits,
+                const Flat<int32_t>& given) {
     const SamplingTable& table = table_named(set);
     if (vocab < 1) throw nb::value_error("vocab must be at least 1");
-    for (size_t n : {temperature.size(), top_k.size(), top_p.size(), u.size(), num_top.size(), banned_ends.size(),
+    for (size_t n : {temperature.size(), top_k.size(), top_p.size(), min_p.size(), u.size(), num_top.size(),
                      given.size()})
         if (n != rows) throw nb::value_error("every parameter needs one value a row");
     std::vector<SampleArgs> args(rows);
     std::vector<SampleResult> results(rows);
     std::vector<size_t> first_top(rows);
     size_t tops = 0;
-    int32_t begin = 0;
     for (size_t i = 0; i < rows; i++) {
-        const int32_t end = banned_ends.data()[i], wanted = num_top.data()[i];
-        if (end < begin || (size_t)end > banned.size())
-            throw nb::value_error("banned_ends must rise and stay within banned");
+        const int32_t wanted = num_top.data()[i];
         if (!(temperature.data()[i] >= 0) || top_k.data()[i] < 0 ||
-            !(top_p.data()[i] > 0 && top_p.data()[i] <= 1) || !(u.data()[i] >= 0 && u.data()[i] < 1) || wanted < -1 ||
-            given.data()[i] < -1 || given.data()[i] >= vocab)
+            !(top_p.data()[i] > 0 && top_p.data()[i] <= 1) || !(min_p.data()[i] >= 0 && min_p.data()[i] <= 1) ||
+            !(u.data()[i] >= 0 && u.data()[i] < 1) || wanted < -1 || given.data()[i] < -1 || given.data()[i] >= vocab)
             throw nb::value_error("a sampling parameter is out of range");
         args[i] = {(const float*)logits + i * row_stride, vocab, temperature.data()[i], top_k.data()[i],
-                   top_p.data()[i], u.data()[i], banned.data() + begin, end - begin, given.data()[i], wanted, nullptr, nullptr};
-        begin = end;
+                   top_p.data()[i], min_p.data()[i], u.data()[i], nullptr, given.data()[i], wanted, nullptr, nullptr};
         first_top[i] = tops;
         if (wanted > 0) tops += (size_t)(wanted < vocab ? wanted : vocab);
+    }
+    std::vector<GivenEdits> given_edits;
+    std::vector<RowEdits> row_edits;
+    given_edits.reserve(edits.size()), row_edits.reserve(edits.size());
+    for (nb::handle each : edits) {
+        const GivenEdits& kept = given_edits.emplace_back(each);
+        if (kept.row >= rows) throw nb::value_error("edits are for rows that are there");
+        row_edits.push_back(kept.edits(vocab));
+        args[kept.row].edits = &row_edits.back();
     }
     std::vector<int32_t> top_ids(tops);
     std::vector<float> top_logprobs(tops);
@@ -113,7 +149,7 @@ nb::list sample(const std::string& set, uintptr_t logits, size_t rows, size_t ro
     for (size_t i = 0; i < rows; i++) {
         const SampleResult& r = results[i];
         if (r.token < 0) {
-            out.append(nb::none());
+            out.append(r.token);
         } else if (args[i].num_top < 0) {
             out.append(nb::make_tuple(r.token, nb::none()));
         } else {
@@ -131,8 +167,10 @@ nb::list sample(const std::string& set, uintptr_t logits, size_t rows, size_t ro
 void bind_sampling(nb::module_& m) {
     m.def("sampling_sets", sampling_sets, "Instruction sets that this processor can run a sampler of, best first.");
     m.def("sample_rows", sample, nb::arg("set"), nb::arg("logits"), nb::arg("rows"), nb::arg("row_stride"),
-          nb::arg("vocab"), nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"), nb::arg("u"),
-          nb::arg("num_top"), nb::arg("banned"), nb::arg("banned_ends"), nb::arg("given"));
+          nb::arg("vocab"), nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"), nb::arg("min_p"), nb::arg("u"),
+          nb::arg("num_top"), nb::arg("edits"), nb::arg("given"));
+    m.attr("NOT_NUMBERS") = kNotNumbers;
+    m.attr("NO_TOKEN") = kNoToken;
 }
 
 }  // namespace llmserve

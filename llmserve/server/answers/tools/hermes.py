@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmserve.server.answers.parts import Parser
-from llmserve.server.answers.tools import grammars
+from llmserve.server.answers.tools.choices import one_of
 from llmserve.server.answers.tools.form import Function, openai_id
 from llmserve.server.answers.tools.json_calls import JsonCalls, Syntax
+from llmserve.server.grammars import literal
 from llmserve.tokenizer import ChatPrompt
 
 SYNTAX = Syntax(opening="<tool_call>", closing="</tool_call>")
@@ -37,7 +38,7 @@ class Hermes:
         return [
             f"answer: called{'*' if many else '?'} TEXT",
             "called: opening call",
-            f"opening[lazy]: TEXT {grammars.quoted(SYNTAX.opening)}",  # the first that comes ends it
+            f"opening[lazy]: TEXT {literal(SYNTAX.opening)}",  # the first that comes ends it
             "TEXT: /(?s:.*)/",
             *self._call(functions, opening=""),
         ]
@@ -46,10 +47,10 @@ class Hermes:
         return openai_id()
 
     def _call(self, functions: Sequence[Function], opening: str = SYNTAX.opening) -> list[str]:
-        return grammars.one_of(
+        return one_of(
             functions,
             lambda name: (
-                f'{opening}\n{{"name": {grammars.quoted(name)}, "arguments": ',
+                f'{opening}\n{{"name": {literal(name)}, "arguments": ',
                 f"}}\n{SYNTAX.closing}",
             ),
         )

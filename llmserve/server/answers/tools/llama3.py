@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmserve.server.answers.parts import Parser
-from llmserve.server.answers.tools import grammars
+from llmserve.server.answers.tools.choices import one_of
 from llmserve.server.answers.tools.form import Function, openai_id
 from llmserve.server.answers.tools.json_calls import JsonCalls, Syntax
+from llmserve.server.grammars import literal
 from llmserve.tokenizer import ChatPrompt
 
 SYNTAX = Syntax(opening="<|python_tag|>", between=";", bare=True)
@@ -30,7 +31,7 @@ class Llama3:
         return JsonCalls(SYNTAX, names)
 
     def calls(self, functions: Sequence[Function], *, many: bool) -> list[str] | None:
-        rules = grammars.one_of(functions, lambda name: (f'{{"name": {grammars.quoted(name)}, "parameters": ', "}"))
+        rules = one_of(functions, lambda name: (f'{{"name": {literal(name)}, "parameters": ', "}"))
         return ['answer: call ("; " call)*' if many else "answer: call", *rules]
 
     def answers(self, functions: Sequence[Function], *, many: bool) -> list[str] | None:

@@ -1,0 +1,83 @@
+"""Requests on engine rank 0 whose grammars are being read, in a thread, while all others run."""
+
+from __future__ import annotations
+
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from pathlib import Path
+from typing import NamedTuple
+
+from llmserve.errors import LlmserveError, RequestError
+from llmserve.grammar import Grammar, Library, Matcher, Vocabulary
+from llmserve.request import Request
+from llmserve.tokenizer import Tokenizer
+
+
+def library_of(folder: Path, vocab_size: int) -> Library:
+    """Of an engine directory; `vocab_size` is the model's."""
+    return Library(lambda: _read_vocabulary(folder, vocab_size))
+
+
+def _read_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
+    """RequestError where the engine has no tokenizer; then no front asks for a grammar either."""
+    try:
+        return Vocabulary.of(Tokenizer.load(folder), vocab_size)
+    except LlmserveError as e:
+        raise RequestError(f"the model's tokenizer cannot be read ({e})") from None
+
+
+class Prepared(NamedTuple):
+    """A request whose grammar has been read, or `error` says why it cannot be."""
+
+    request: Request
+    arrived: float
+    matcher: Matcher | None
+    error: str | None
+
+
+class Waiting:
+    """Requests whose grammars are being read, in the order in which they came."""
+
+    def __init__(self, library: Library | None) -> None:
+        self._library = library
+        self._waiting: dict[int, tuple[Request, float, Future[Grammar]]] = {}  # by request id
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __contains__(self, request_id: int) -> bool:
+        return request_id in self._waiting
+
+    def add(self, request: Request, arrived: float) -> None:
+        """RequestError where there are no grammars here."""
+        assert request.sampling.grammar is not None
+        if self._library is None:
+            raise RequestError("This engine was started without grammars.", param="grammar")
+        future = self._library.thread.submit(self._library.grammar, request.sampling.grammar)
+        self._waiting[request.id] = request, arrived, future
+
+    def drop(self, request_id: int) -> None:
+        _, _, future = self._waiting.pop(request_id)
+        future.cancel()
+
+    def drop_all(self) -> list[int]:
+        """Their ids."""
+        dropped = list(self._waiting)
+        for request_id in dropped:
+            self.drop(request_id)
+        return dropped
+
+    def take(self) -> list[Prepared]:
+        """Those that are done."""
+        done = [id for id, (_, _, future) in self._waiting.items() if future.done()]
+        return [_prepared(*self._waiting.pop(id)) for id in done]
+
+    def pause(self, seconds: float) -> None:
+        """Until one is done, or for so long."""
+        wait([future for _, _, future in self._waiting.values()], seconds, FIRST_COMPLETED)
+
+
+def _prepared(request: Request, arrived: float, future: Future[Grammar]) -> Prepared:
+    try:
+        return Prepared(request, arrived, future.result().matcher(), None)
+    except RequestError as e:
+        return Prepared(request, arrived, None, f"The answer's grammar cannot be used: {e}")

@@ -1,0 +1,87 @@
+"""What a client asks of an answer's form, as grammars: made here, and checked before anything is queued.
+
+A grammar's text is llguidance's (docs/syntax.md of that library): a JSON schema, or Lark in its dialect, where rules
+may hold `%json {schema}` and the names of special tokens (`<|im_end|>`). `lark` with `literal` and `inline_schema` is
+what tool calls are made of. Knows nothing of HTTP, nor of which parameter a grammar comes from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llguidance import LLMatcher
+
+from llmserve.errors import RequestError
+from llmserve.grammar import Library, Vocabulary
+from llmserve.tokenizer import Tokenizer
+
+Schema = Mapping[str, Any] | bool
+
+WHITESPACE = r"(?: |\n {0,40})"
+"""Where JSON may have whitespace: as people write it, on one line or indented. Without a bound a model can go on with
+it until its tokens are used up."""
+
+
+def json_object() -> str:
+    return json_schema({"type": "object"})
+
+
+def json_schema(schema: Schema) -> str:
+    """A JSON text that is valid by the schema (draft 2020-12, as far as llguidance knows it)."""
+    return _grammar({"json_schema": _with_options(schema)})
+
+
+def regex(pattern: str) -> str:
+    """A text that the pattern matches as a whole, in the syntax of Rust's `regex` crate."""
+    return LLMatcher.grammar_from_regex(pattern)
+
+
+def choice(texts: Sequence[str]) -> str:
+    """One of these."""
+    return lark("start: " + " | ".join(map(literal, texts)))
+
+
+def lark(text: str) -> str:
+    """A Lark grammar, whose rule `start` is the answer. What it has of `%json` is as it stands: see `inline_schema`."""
+    return _grammar({"lark_grammar": text})
+
+
+def literal(text: str) -> str:
+    """A text as it stands, within a Lark grammar."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def inline_schema(schema: Schema) -> str:
+    """A JSON text that is valid by the schema, within a Lark grammar: the body of a rule."""
+    return "%json " + json.dumps(_with_options(schema))
+
+
+class Grammars:
+    """Checks for one model. Reading a grammar may take long, so it is done in a thread, one after the other."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+        """`vocab_size`: the model's."""
+        self._library = Library(lambda: Vocabulary.of(tokenizer, vocab_size))
+
+    async def check(self, grammar: str, param: str) -> None:
+        """RequestError, in one sentence that names `param`, where the engine could not follow it."""
+        library = self._library
+        try:
+            await asyncio.get_running_loop().run_in_executor(library.thread, library.grammar, grammar)
+        except RequestError as e:
+            raise RequestError(f"{param} cannot be used: {e}", param=param) from None
+
+
+def _grammar(grammar: dict[str, Any]) -> str:
+    return json.dumps({"grammars": [grammar]})
+
+
+def _with_options(schema: Schema) -> Schema:
+    """What the schema itself says of llguidance's options is not looked at: its bounds are ours."""
+    if schema is False:
+        return False
+    rules = {} if schema is True else schema
+    return {**rules, "x-guidance": {"whitespace_pattern": WHITESPACE, "lenient": False}}
