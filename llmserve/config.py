@@ -213,6 +213,8 @@ class GenerationDefaults(Frozen):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
     max_tokens: int | None = None  # of a chat's answer
 
 

@@ -56,6 +56,8 @@ class Session:
                 temperature=temperature,
                 top_p=given.top_p or 1.0,
                 top_k=given.top_k or 0,
+                min_p=given.min_p or 0.0,
+                repetition_penalty=given.repetition_penalty or 1.0,
                 stop_token_ids=eos,
             ),
             max_tokens=[limit],

@@ -84,7 +84,7 @@ _OF_SERVE = {field.name for field in fields(ServeOptions)}
 def check_target(context: typer.Context, target: TargetOptions) -> None:
     """One thing is measured, and every flag that was given is about it. ConfigError where not."""
     if (target.engine is None) == (target.serve is None):
-        raise ConfigError("give an ENGINE to measure in this process, or --serve URL to measure a running server.")
+        raise ConfigError("give an ENGINE to measure in this process or --serve URL to measure a server, not both.")
     serve = target.serve is not None
     for name in context.params:
         source = context.get_parameter_source(name)

@@ -57,7 +57,7 @@ class NativeEngine:
         self._runner = loaded.runner
         self._sampler = loaded.sampler
         self._clock = clock
-        self._overlap = spare_core if config.overlap is None else config.overlap
+        self.overlap = spare_core if config.overlap is None else config.overlap
         self._pool = BlockPool(kv.num_blocks, kv.block_size, config.prefix_caching)
         self._scheduler = Scheduler(
             self._pool,
@@ -110,12 +110,12 @@ class NativeEngine:
             return self._ended(events)
         self._comm.broadcast(plan.words)
         # What does not need this step's logits is done while they are computed, or before: nobody waits a step for it.
-        if self._overlap:
+        if self.overlap:
             self._runner.start(plan)
         meanwhile()
         wants, problems = self._wants(plan)
         sample = self._sampler.prepare(wants)
-        if self._overlap:
+        if self.overlap:
             self._scheduler.prepare()
             logits = self._runner.finish()
         else:

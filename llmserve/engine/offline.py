@@ -12,7 +12,7 @@ from llmserve.config import EngineConfig
 from llmserve.engine.grammars import library_of
 from llmserve.engine.native import NativeEngine
 from llmserve.request import Request, TokenEvent
-from llmserve.runtime.load import device_of, load_runner, use_threads
+from llmserve.runtime.load import device_of, load_runner, spares_a_core, use_threads
 
 
 class OfflineEngine:
@@ -25,9 +25,11 @@ class OfflineEngine:
         allowed = os.sched_getaffinity(0)
         cores = use_threads(config.threads, allowed, 0, 1)
         comm = SoloComm()
-        loaded = load_runner(directory, config, comm, device_of(directory.manifest, 0), cores)
+        device = device_of(directory.manifest, 0)
+        loaded = load_runner(directory, config, comm, device, cores)
         grammars = library_of(engine, directory.manifest.model.vocab_size)
-        self.engine = NativeEngine(loaded, comm, config, grammars=grammars, spare_core=len(cores) < len(allowed))
+        spare = spares_a_core(device, len(cores), 1, allowed)
+        self.engine = NativeEngine(loaded, comm, config, grammars=grammars, spare_core=spare)
 
     def generate(self, requests: Iterable[Request]) -> dict[int, list[TokenEvent]]:
         """Run all to their ends, batched in flight → events by request id, in order."""

@@ -28,7 +28,7 @@ from llmserve.engine.native import NativeEngine, worker_loop
 from llmserve.engine.serve import EngineLoop
 from llmserve.errors import LlmserveError
 from llmserve.logs import setup_logging
-from llmserve.runtime.load import Loaded, choose_instruction_set, device_of, load_runner, use_threads
+from llmserve.runtime.load import Loaded, choose_instruction_set, device_of, load_runner, spares_a_core, use_threads
 from llmserve.runtime.model_runner import Runner
 
 log = logging.getLogger("llmserve.engine")
@@ -53,8 +53,7 @@ class Rank:
         self.device = device_of(self.directory.manifest, mpi.local_rank if mpi else 0)
         place = (mpi.local_rank, mpi.local_size) if mpi else (0, 1)
         self.cores = use_threads(config.threads, allowed_cores(), *place)
-        on_gpu = self.device.type == "cuda"
-        self.spare_core = on_gpu or len(self.cores) * place[1] < len(allowed_cores())
+        self.spare_core = spares_a_core(self.device, len(self.cores), place[1], allowed_cores())
         self.comm: Comm = mpi or SoloComm()
         self._runner: Runner | None = None
         if mpi and mpi.size > 1 and self.device.type == "cuda":
@@ -118,6 +117,7 @@ class Rank:
             manifest.tp_size, manifest.device, len(self.cores), kv.num_tokens, kv.block_size,
             kv.num_blocks * kv.block_bytes / 1e6, kv.max_model_len,
         )  # fmt: skip
+        log.info("the next step is prepared %s", "while one is computed" if engine.overlap else "between two steps")
         EngineLoop(engine, link, shutdown_timeout).run(
             Ready(
                 max_model_len=kv.max_model_len,
@@ -153,8 +153,7 @@ def run_rank(rank: Rank, link: FrontLink | None, shutdown_timeout: float) -> int
             rank.follow()
         return 0
     except EngineStartError as e:
-        if link:
-            log.error("%s", e)
+        if link:  # which says it to the user
             link.send(Failed(str(e)))
             link.close()
         return 1

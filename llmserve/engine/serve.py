@@ -37,11 +37,18 @@ class EngineLoop:
                     self._events.append(event)
             if self._link.signals and self._deadline is None:
                 self._drain(self._shutdown_timeout)
-            # What a step yields is told of while the next one is computed.
-            self._events = self._engine.step(self._report)
+            self._step()
         self._events += self._engine.abort_all(Finish.ABORT)
         self._report()
         self._link.send(Stopped())
+
+    def _step(self) -> None:
+        """What a step yields is told of while the next one is computed, or has failed."""
+        try:
+            self._events = self._engine.step(self._report)
+        except Exception:
+            self._report()
+            raise
 
     def _handle(self, message: ToEngine) -> TokenEvent | None:
         match message:

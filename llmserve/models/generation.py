@@ -11,10 +11,8 @@ from llmserve.models.hf import HfConfig
 
 NOT_APPLIED = {
     "bad_words_ids": None,
-    "min_p": 0,
     "no_repeat_ngram_size": 0,
     "num_beams": 1,
-    "repetition_penalty": 1,
     "suppress_tokens": None,
     "typical_p": 1,
 }
@@ -49,11 +47,14 @@ def read_generation(
     ends = [*words] if tokenizer_eos is None else [*words, tokenizer_eos]
     ids += [id for id in dict.fromkeys(ends) if id not in ids and id < vocab_size]
     temperature, top_p = given.get("temperature", float, None), given.get("top_p", float, None)
+    min_p, repetition = given.get("min_p", float, None), given.get("repetition_penalty", float, None)
     top_k, max_tokens = given.get("top_k", int, None), given.get("max_new_tokens", int, None)
     for key, value, ok, rule in (
         ("temperature", temperature, lambda t: 0 <= t <= 100, "between 0 and 100"),
         ("top_p", top_p, lambda p: 0 < p <= 1, "above 0 and at most 1"),
         ("top_k", top_k, lambda k: -1 <= k < 2**31, "0 or -1 (off) or a count below 2**31"),
+        ("min_p", min_p, lambda p: 0 <= p <= 1, "between 0 and 1"),
+        ("repetition_penalty", repetition, lambda r: 0 < r <= 100, "above 0 and at most 100"),
         ("max_new_tokens", max_tokens, lambda n: 1 <= n < 2**31, "at least 1 and below 2**31"),
     ):
         if value is not None and not ok(value):
@@ -66,6 +67,8 @@ def read_generation(
             temperature=temperature,
             top_p=top_p,
             top_k=None if top_k is None else max(top_k, 0),
+            min_p=min_p,
+            repetition_penalty=repetition,
             max_tokens=max_tokens,
         ),
         not_applied

@@ -44,6 +44,11 @@ def use_threads(wanted: int | None, cores: set[int], local_rank: int, local_size
     return [ordered[(local_rank * threads + i) % len(ordered)] for i in range(threads)]
 
 
+def spares_a_core(device: torch.device, threads: int, local_size: int, cores: set[int]) -> bool:
+    """Whether a core is left for a rank's own thread while all ranks of this host compute with `threads` each."""
+    return device.type == "cuda" or threads * local_size < len(cores)
+
+
 def device_of(manifest: Manifest, local_rank: int) -> torch.device:
     if manifest.device == "cpu":
         return torch.device("cpu")

@@ -6,7 +6,8 @@ Knows numbers of requests and the times at which some ended. No HTTP, no engine,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llmserve.errors import LlmserveError
@@ -15,16 +16,21 @@ RECENT_S = 30.0
 """How long ago a request may have ended to say something of how fast they end."""
 
 MAX_RETRY_S = 30
-"""The most that a client is told to wait: beyond that nobody knows, and clients give up (OpenAI's after a minute)."""
+"""The most that a client is told to wait, but for the spread: beyond that nobody knows, and clients give up (OpenAI's
+after a minute)."""
+
+SPREAD = 0.5
+"""Clients are told to wait up to so much longer, at random, so that those who were sent away together do not come back
+together."""
 
 
 class QueueFullError(LlmserveError):
     """No room for a call; `retry_after` seconds later there may be."""
 
-    def __init__(self, asked: int, running: int, waiting: int, max_queue: int, retry_after: int) -> None:
+    def __init__(self, asked: int, running: int, waiting: int, max_queue: int, retry_after: float) -> None:
         super().__init__(
             f"There is no room for {asked} more request{'s' if asked > 1 else ''}: {running} run, and {waiting} wait, "
-            f"of at most {max_queue}; try again in {retry_after} s."
+            f"of at most {max_queue}; try again in {math.ceil(retry_after)} s."
         )
         self.retry_after = retry_after
 
@@ -33,7 +39,7 @@ class QueueFullError(LlmserveError):
 class Load:
     """What the front knows of the engine's work. The first is exact, the next two may be a moment old."""
 
-    open: int  # requests sent to the engine and not ended
+    open: int  # requests sent to the engine whose end it has not told, also of clients that left
     running: int
     waiting: int
     max_num_seqs: int  # that can run at once
@@ -51,9 +57,13 @@ class Load:
 
 @dataclass(frozen=True)
 class Admission:
-    """At most `max_queue` requests wait. A call's requests come in together or not at all."""
+    """At most `max_queue` requests wait. A call's requests come in together or not at all.
+
+    `chance` draws from 0 to 1, evenly.
+    """
 
     max_queue: int
+    chance: Callable[[], float] = random.random
 
     def most(self, max_num_seqs: int) -> int:
         """The requests that a call may have where nothing else is open."""
@@ -64,7 +74,7 @@ class Admission:
         waiting = max(0, load.open - load.runnable)
         excess = load.open + asked - load.runnable - self.max_queue
         if excess > 0:
-            retry_after = self._retry_after(excess, waiting, load.ended_at, now)
+            retry_after = self._retry_after(excess, waiting, load.ended_at, now) * (1 + SPREAD * self.chance())
             raise QueueFullError(asked, load.open - waiting, waiting, self.max_queue, retry_after)
 
     def _retry_after(self, excess: int, waiting: int, ended_at: Sequence[float], now: float) -> int:

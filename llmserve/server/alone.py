@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
+
+import uvloop
 
 from llmserve.config import EngineConfig, ServerConfig
 from llmserve.engine.endpoint import private_endpoint
@@ -19,4 +20,4 @@ def run_alone(engine: Path, config: EngineConfig, server: ServerConfig) -> int:
             async with EngineGroup(engine, config, endpoint) as group:
                 return await group.wait()
 
-        return asyncio.run(serve(FrontConfig(engine=engine, endpoint=endpoint, server=server), engine_process))
+        return uvloop.run(serve(FrontConfig(engine=engine, endpoint=endpoint, server=server), engine_process))

@@ -17,7 +17,9 @@ def chat_routes(serving: Serving) -> APIRouter:
 
     @routes.post("/v1/chat/completions")
     async def chat_completions(body: ChatBody, request: Request) -> Response:
-        serving.check(body, prompts=1, prompt_param="messages")
+        limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+        limit_param = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+        serving.check(body, prompts=1, prompt_param="messages", limit=limit, limit_param=limit_param)
         asked = await ask(
             serving,
             conversation(body),
@@ -26,13 +28,14 @@ def chat_routes(serving: Serving) -> APIRouter:
             keeps_reasoning=body.include_reasoning is not False,
             param="messages",
         )
+        prompt = body.kept(asked.prompt)
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         job = serving.job(
             body,
-            [asked.prompt],
+            [prompt],
             prompt_param="messages",
-            limit=body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens,
-            limit_param="max_tokens" if body.max_completion_tokens is None else "max_completion_tokens",
+            limit=limit,
+            limit_param=limit_param,
             default_limit=serving.manifest.generation.max_tokens,
             logprobs=logprobs,
             prompt_logprobs=body.prompt_logprobs,
@@ -43,7 +46,7 @@ def chat_routes(serving: Serving) -> APIRouter:
         format = ChatFormat(
             model=serving.model_name,
             tokenizer=serving.tokenizer,
-            prompts=[asked.prompt],
+            prompts=[prompt],
             n=job.n,
             include_usage=body.include_usage,
             return_token_ids=bool(body.return_token_ids),

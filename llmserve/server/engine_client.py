@@ -42,8 +42,16 @@ EngineState = Loading | Ready | Draining | Stopped | Failed
 REMEMBERED_ENDS = 256
 """Of so many requests it is known when they ended."""
 
+TAKE_IN_S = 0.004
+"""How long messages are taken in one after the other before the loop does anything else. What came for a request
+meanwhile leaves as one chunk, so that a front which is slower than its engine falls behind in chunks, not in time."""
+
 QUIET_MS = 100
 """How long nothing must arrive from an engine that is gone until all it sent counts as read."""
+
+
+Take = Callable[[TokenEvent], None]
+"""Whoever waits for a request is called with each of its events as it comes. It must not raise."""
 
 
 class NotReadyError(LlmserveError):
@@ -75,7 +83,7 @@ class EngineClient:
         self.connected = asyncio.Event()
         self.ended = asyncio.Event()  # the state is Stopped or Failed: final
         self._ids = itertools.count()
-        self._streams: dict[int, EventStream] = {}
+        self._open: dict[int, Take | None] = {}  # None: nobody waits for it any more, and the engine still has it
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
 
@@ -85,6 +93,9 @@ class EngineClient:
         # What waits in the socket is bounded by the requests that are open; a limit here would lose messages.
         self._socket.set_hwm(0)
         self._socket.linger = 0
+        self._direct: zmq.Socket[bytes] = zmq.Socket.shadow(
+            self._socket.underlying
+        )  # the same, for what is there already
         # Watched before anyone can connect, so that no connection is missed.
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         try:
@@ -106,19 +117,22 @@ class EngineClient:
 
     @property
     def open_requests(self) -> int:
-        """Those submitted that have not ended."""
-        return len(self._streams)
+        """Those submitted whose end the engine has not told: also those that were aborted meanwhile, as long as it may
+        be at work on them."""
+        return len(self._open)
 
     def submit(
         self,
         requests: Iterable[tuple[tuple[int, ...], SamplingParams]],
+        take: Take,
         *,
         priority: int = 0,
         timeout: float | None = None,
         cache_salt: str = "",
-    ) -> EventStream:
-        """Starts every (prompt, sampling); their ids are `stream.ids`, in order. Raises NotReadyError.
+    ) -> list[int]:
+        """Starts every (prompt, sampling) and returns their ids, in order. Raises NotReadyError.
 
+        `take` gets the events of all of them, and of each exactly one that is final, unless it is aborted before.
         The rest is what they share, as `Request` has it.
         """
         if not isinstance(self.state, Ready):
@@ -126,11 +140,16 @@ class EngineClient:
         prepared = [
             Request(next(self._ids), prompt, sampling, priority, timeout, cache_salt) for prompt, sampling in requests
         ]
-        stream = EventStream(self, [request.id for request in prepared])
         for request in prepared:
-            self._streams[request.id] = stream
+            self._open[request.id] = take
             self._send(Submit(request))
-        return stream
+        return [request.id for request in prepared]
+
+    def abort(self, request_id: int) -> None:
+        """Nobody waits for this request any more: no event of it is told from now on. Of no effect where it ended."""
+        if self._open.get(request_id) is not None:
+            self._open[request_id] = None
+            self._send(Abort(request_id))
 
     async def wait_ready(self) -> Ready:
         """Raises NotReadyError when the engine ends before it is ready."""
@@ -174,18 +193,6 @@ class EngineClient:
         self._socket.close(linger=0)
         self._context.term()
 
-    def _drop(self, request_id: int) -> None:
-        """Nobody waits for this request any more; the events it still yields are thrown away."""
-        if self._forget(request_id) is not None and not self.ended.is_set():
-            self._send(Abort(request_id))
-
-    def _forget(self, request_id: int) -> EventStream | None:
-        """It has ended. None where it had before."""
-        stream = self._streams.pop(request_id, None)
-        if stream is not None:
-            self.ended_at.append(time.monotonic())
-        return stream
-
     def _send(self, message: ToEngine) -> None:
         # Without a high-water mark this never waits while the engine is connected, and when it is gone
         # the message no longer matters.
@@ -198,16 +205,30 @@ class EngineClient:
             self.ended.set()
 
     def _end_all(self, reason: str) -> None:
-        for request_id, stream in list(self._streams.items()):
-            stream._push(TokenEvent(request_id, None, finish=Finish.ERROR, error=reason))
-        self._streams.clear()
+        ended, self._open = self._open, {}
+        for request_id, take in ended.items():
+            if take is not None:
+                take(TokenEvent(request_id, None, finish=Finish.ERROR, error=reason))
 
     async def _receive(self) -> None:
         while True:
-            try:
-                self._take(decode_to_front(await self._socket.recv()))
-            except msgspec.MsgspecError as e:
-                self.engine_died(f"The engine sent a message that this llmserve cannot read ({e}).")
+            self._read(await self._socket.recv())
+            until = time.perf_counter() + TAKE_IN_S
+            while time.perf_counter() < until and (more := self._waiting_message()) is not None:
+                self._read(more)
+            await asyncio.sleep(0)  # a message that has come is received without a look at anything else
+
+    def _waiting_message(self) -> bytes | None:
+        try:
+            return self._direct.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+
+    def _read(self, message: bytes) -> None:
+        try:
+            self._take(decode_to_front(message))
+        except msgspec.MsgspecError as e:
+            self.engine_died(f"The engine sent a message that this llmserve cannot read ({e}).")
 
     def _take(self, message: Loading | Ready | Events | Draining | Stopped | Failed | Stats) -> None:
         if self.ended.is_set():
@@ -233,10 +254,13 @@ class EngineClient:
                 self._enter(message)
 
     def _deliver(self, event: TokenEvent) -> None:
-        final = event.finish is not None
-        stream = self._forget(event.request_id) if final else self._streams.get(event.request_id)
-        if stream is not None:  # else aborted by us a moment ago
-            stream._push(event)
+        if event.finish is None:
+            take = self._open.get(event.request_id)
+        else:
+            take = self._open.pop(event.request_id, None)
+            self.ended_at.append(time.monotonic())
+        if take is not None:
+            take(event)
 
     async def _watch_connection(self) -> None:
         while True:
@@ -247,47 +271,3 @@ class EngineClient:
             elif event == zmq.EVENT_DISCONNECTED:
                 await self.settle()
                 self.engine_died("The engine stopped unexpectedly; its log says why.")
-
-
-class EventStream:
-    """The events of the requests of one `submit`, as they arrive; it ends after the final event of the last.
-
-    Nothing is lost when the reader is slow: a request yields at most an event for each of its tokens, which bounds what
-    waits.
-    """
-
-    def __init__(self, client: EngineClient, ids: list[int]) -> None:
-        self.ids = ids
-        self._drop: Callable[[int], None] = client._drop
-        self._open = set(ids)
-        self._events: deque[TokenEvent] = deque()
-        self._arrived = asyncio.Event()
-
-    def __aiter__(self) -> EventStream:
-        return self
-
-    async def __anext__(self) -> TokenEvent:
-        while not self._events:
-            if not self._open:
-                raise StopAsyncIteration
-            self._arrived.clear()
-            await self._arrived.wait()
-        return self._events.popleft()
-
-    def abort(self, request_id: int) -> None:
-        """Nothing more of this request is wanted, and nothing more of it comes out."""
-        self._events = deque(event for event in self._events if event.request_id != request_id)
-        if request_id in self._open:
-            self._open.discard(request_id)
-            self._drop(request_id)
-
-    def close(self) -> None:
-        """Aborts what has not ended."""
-        for request_id in list(self._open):
-            self.abort(request_id)
-
-    def _push(self, event: TokenEvent) -> None:
-        if event.finish is not None:
-            self._open.discard(event.request_id)
-        self._events.append(event)
-        self._arrived.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,7 +61,9 @@ def answer(error: BaseException) -> ErrorAnswer:
             retry = {"Retry-After": str(RETRY_AFTER_S)}
             return ErrorAnswer(503, str(error), "service_unavailable_error", None, code, retry)
         case QueueFullError():
-            retry = {"Retry-After": str(error.retry_after)}
+            # The second is what OpenAI's clients look at first; whole seconds would gather a crowd again.
+            retry = {"Retry-After": str(math.ceil(error.retry_after))}
+            retry |= {"retry-after-ms": str(math.ceil(error.retry_after * 1000))}
             return ErrorAnswer(429, str(error), "rate_limit_error", None, "queue_full", retry)
         case EngineDeadError():
             return ErrorAnswer(500, str(error), "server_error", None, "engine_error")

@@ -12,10 +12,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import h11
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from llmserve.errors import ConfigError
 from llmserve.server.errors import RETRY_AFTER_S, ErrorAnswer
@@ -37,6 +36,9 @@ SPARE_FILES = 128
 
 IDLE_S = 30
 """How long a connection may go without a complete request head, at first and between requests."""
+
+MAX_HEAD = 64 * 1024
+"""Bytes of a request's line and headers."""
 
 CROWDED_IDLE_S = 2
 """The same for a connection beyond the most that there may be."""
@@ -129,11 +131,14 @@ class _Uvicorn(uvicorn.Server):
             listener.listen(BACKLOG)  # asyncio has made it TAKEN_AT_ONCE
 
 
-class _Connection(H11Protocol):
-    """Does not wait for ever for a request, and has a JSON answer where there are too many connections."""
+class _Connection(HttpToolsProtocol):
+    """Does not wait for ever for a request's head nor keep any amount of it, and has a JSON answer where there are too
+    many connections."""
 
     _patience: asyncio.TimerHandle | None = None
     _idle_s = IDLE_S
+    _head_bytes = 0  # of the head that is not complete
+    _head_complete = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -144,15 +149,28 @@ class _Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        self._head_bytes += len(data)
+        if not self._head_complete and self._head_bytes > MAX_HEAD and not self.transport.is_closing():
+            self.send_400_response(f"The request's head is larger than {MAX_HEAD} bytes.")
         self._watch()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_complete, self._head_bytes = False, 0
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._head_complete = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._stop_watching()
 
     def _watch(self) -> None:
-        """A timer runs while a request's head is incomplete; its beginning does not reset it."""
-        if self.conn.their_state is not h11.IDLE or self.transport.is_closing():
+        """A timer runs from the first byte of what is no request yet until it is one; its beginning does not reset it.
+        Where no byte came since the last answer, uvicorn's own runs."""
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if answering or self.transport.is_closing():
             self._stop_watching()
         elif self._patience is None:
             self._patience = self.loop.call_later(self._idle_s, self.timeout_keep_alive_handler)

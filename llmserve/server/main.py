@@ -17,6 +17,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+import uvloop
 from pydantic import Field, ValidationError
 
 from llmserve.config import Frozen, Manifest, ServerConfig, first_problem
@@ -195,7 +196,7 @@ def main() -> int:
         problem = first_problem(e) if isinstance(e, ValidationError) else "there is no argument"
         logger.error("The front takes its configuration as one JSON argument: %s", problem)
         return 1
-    return asyncio.run(serve(config))
+    return uvloop.run(serve(config))
 
 
 if __name__ == "__main__":

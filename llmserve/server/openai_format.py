@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from llmserve.request import Finish, TokenLogprobs
@@ -143,7 +143,7 @@ class CompletionFormat(OpenAIFormat):
         return text_and_tokens(self.tokenizer, ids, told)
 
     def _with_prompt(self, text: str, tokens: list[Token], choice: Whole) -> dict[str, Any]:
-        answer = [replace(token, offset=len(text) + token.offset) for token in choice.tokens]
+        answer = [token._replace(offset=len(text) + token.offset) for token in choice.tokens]
         return {"text": text + choice.text, "logprobs": self._logprobs(tokens + answer)}
 
     def _prompt_token_ids(self, index: int) -> dict[str, Any]:

@@ -91,18 +91,18 @@ def _whole(format: WholeFormat, choices: list[Whole], usage: Usage) -> bytes:
 
 async def _collect(generation: Generation) -> list[Whole]:
     choices = [Whole(index) for index in range(generation.choices)]
-    async for delta in generation.deltas():
+    for delta in await generation.all_at_once():
         choices[delta.index].add(delta)
     return choices
 
 
 async def _chunks(generation: Generation, format: Format) -> AsyncIterator[bytes]:
     try:
-        for chunk in format.opening(generation.choices):
-            yield event(chunk)
-        async for delta in generation.deltas():
-            for chunk in format.chunks(delta):
-                yield event(chunk)
+        if opening := format.opening(generation.choices):
+            yield b"".join(map(event, opening))
+        async for batch in generation.batches():
+            if chunks := [event(chunk) for delta in batch for chunk in format.chunks(delta)]:
+                yield b"".join(chunks)
         if format.include_usage:
             yield event(format.usage_chunk(generation.usage))
     except Exception as e:

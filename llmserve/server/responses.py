@@ -26,7 +26,13 @@ def responses_routes(serving: Serving) -> APIRouter:
 
     @routes.post("/v1/responses")
     async def responses(body: ResponsesBody, request: Request) -> Response:
-        serving.check(body.generation, prompts=1, prompt_param="input")
+        serving.check(
+            body.generation,
+            prompts=1,
+            prompt_param="input",
+            limit=body.max_output_tokens,
+            limit_param="max_output_tokens",
+        )
         asked = await ask(serving, conversation(body), body.tool_use, body.form, keeps_reasoning=True, param="input")
         job = serving.job(
             body.generation,
@@ -70,8 +76,8 @@ async def _events(generation: Generation, format: ResponsesFormat) -> AsyncItera
     """The last of them says how it ended; nothing comes after that."""
     try:
         yield _encoded(format.opening())
-        async for delta in generation.deltas():
-            if told := _encoded(format.events(delta)):
+        async for batch in generation.batches():
+            if told := b"".join(_encoded(format.events(delta)) for delta in batch):
                 yield told
         yield _encoded(format.ending(generation.usage))
     except Exception as e:

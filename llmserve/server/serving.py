@@ -55,8 +55,21 @@ class Serving:
             raise NotReadyError(self.client.state)
         return self.client.ready.max_model_len
 
-    def check(self, body: GenerationBody, *, prompts: int, prompt_param: str) -> None:
-        """First of all, before anything costs time: is there somebody to ask, the model that is meant, and room."""
+    def check(
+        self,
+        body: GenerationBody,
+        *,
+        prompts: int,
+        prompt_param: str,
+        limit: int | None = None,
+        limit_param: str = "max_tokens",
+        known: Sequence[str | Sequence[int]] = (),
+    ) -> None:
+        """First of all, before anything costs time: is there somebody to ask, the model that is meant, a context that
+        could hold it, and room. The last comes last: who is told to come back would then hear of the others.
+
+        `limit` as in `job`; `known`: the prompts, where they are known before they are tokenised.
+        """
         ready = self._ready()
         if body.model is not None and body.model != self.model_name:
             raise ModelNotFoundError(body.model, self.model_name)
@@ -67,6 +80,19 @@ class Serving:
                 f"The call asks for {prompts * n} choices (prompts times n), and {most} are the most that one may have "
                 "here; send several calls.",
                 param="n" if n > 1 else prompt_param,
+            )
+        for prompt in known:
+            if not isinstance(prompt, str):
+                self._check_prompt(prompt, prompt_param)
+                self._limit(len(prompt), limit, limit_param, None)
+            elif len(prompt) >= LONG_TEXT:
+                self._check_chars(len(prompt), prompt_param)
+        if limit is not None and limit >= self.max_model_len:
+            raise RequestError(
+                f"This model's context holds {self.max_model_len} tokens, the prompt's among them, and "
+                f"{limit_param}={shown(limit)} is more than it leaves; ask for less.",
+                param=limit_param,
+                code="context_length_exceeded",
             )
         self._check_room(prompts * n)
 
@@ -164,6 +190,8 @@ class Serving:
         if body.stop:
             self.need_tokenizer("stop")
         self._check_ids(body.stop_token_ids, "stop_token_ids")
+        self._check_ids([token for token, _ in body.logit_bias], "logit_bias")
+        self._check_ids(body.allowed_token_ids or (), "allowed_token_ids")
         generation = self.manifest.generation
         eos = frozenset() if body.ignore_eos else frozenset(generation.eos_token_ids) | stop_ids
         limits = [self._limit(len(prompt), limit, limit_param, default_limit) for prompt in prompts]
@@ -172,6 +200,13 @@ class Serving:
             temperature=_first(body.temperature, generation.temperature, 1.0),
             top_p=_first(body.top_p, generation.top_p, 1.0),
             top_k=max(0, int(_first(body.top_k, generation.top_k, 0))),  # vLLM's -1 is off, too
+            min_p=_first(body.min_p, generation.min_p, 0.0),
+            presence_penalty=body.presence_penalty or 0.0,
+            frequency_penalty=body.frequency_penalty or 0.0,
+            repetition_penalty=_first(body.repetition_penalty, generation.repetition_penalty, 1.0),
+            logit_bias=body.logit_bias,
+            bad_words=self._sequences(body.bad_words),
+            allowed_token_ids=None if body.allowed_token_ids is None else frozenset(body.allowed_token_ids),
             min_tokens=body.min_tokens or 0,
             stop_token_ids=eos | frozenset(body.stop_token_ids),
             logprobs=logprobs,
@@ -186,6 +221,7 @@ class Serving:
             n=n,
             seed=body.seed,
             stops=StopStrings(body.stop),
+            shows_stops=bool(body.include_stop_str_in_output),
             continues_text=continues_text,
             wants_tokens=bool(body.return_token_ids) or logprobs is not None,
             priority=body.priority or 0,
@@ -197,6 +233,19 @@ class Serving:
         """Raises NotReadyError and QueueFullError: while a prompt was read, others may have come in."""
         self._check_room(len(job.prompts) * job.n)
         return Generation(self.client, self.tokenizer, job, self.metrics.observer())
+
+    def _sequences(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """Each word's tokens where a text begins with it and, as in vLLM, where a space is before it."""
+        if not words:
+            return ()
+        tokenizer = self.need_tokenizer("bad_words")
+        with _naming("bad_words"):
+            ways = [
+                tuple(tokenizer.encode(before + word.lstrip(), add_special_tokens=False))
+                for word in words
+                for before in ("", " ")
+            ]
+        return tuple(way for way in dict.fromkeys(ways) if way)
 
     @cached_property
     def _longest_token(self) -> int:
@@ -214,7 +263,7 @@ class Serving:
                 code="context_length_exceeded",
             )
 
-    def _check_prompt(self, prompt: tuple[int, ...], param: str) -> None:
+    def _check_prompt(self, prompt: Sequence[int], param: str) -> None:
         if not prompt:
             raise RequestError(f"{param} is empty; give at least one token to go on from.", param=param)
         if len(prompt) >= self.max_model_len:

@@ -40,6 +40,7 @@ class EventStreamResponse(Response):
         self._chunks = chunks
         self._on_end = on_end
         self._ping_s = ping_s
+        self._sent_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         pings: asyncio.Task[None] | None = None
@@ -57,13 +58,20 @@ class EventStreamResponse(Response):
             self._on_end()
 
     async def _send_chunks(self, send: Send) -> None:
+        now = asyncio.get_running_loop().time
         async for chunk in self._chunks:
+            self._sent_at = now()
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
 
     async def _keep_alive(self, send: Send) -> None:
+        """A comment whenever nothing was sent for so long."""
+        now = asyncio.get_running_loop().time
+        self._sent_at = now()
         while True:
-            await asyncio.sleep(self._ping_s)
-            await send({"type": "http.response.body", "body": PING, "more_body": True})
+            await asyncio.sleep(self._sent_at + self._ping_s - now())
+            if now() - self._sent_at >= self._ping_s:
+                self._sent_at = now()
+                await send({"type": "http.response.body", "body": PING, "more_body": True})
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

@@ -17,7 +17,7 @@ from simulator.sweep import Curves
 from simulator.workload import Floats, Trace
 
 COLORS = {"static": "#7f7f7f", "continuous": "#2c6fbb", "chunked": "#d08a1d", "cached": "#c0392b"}
-DPI = 90
+DPI = 80
 DRAWN = 1500
 """Points of a line at most."""
 

@@ -62,8 +62,8 @@ def test_what_cannot_be_used_is_one_sentence_with_the_value(parse: Callable[[Any
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "give an ENGINE to measure in this process, or --serve URL to measure a running server."),
-        (("x", "--serve", "http://h"), "give an ENGINE to measure in this process, or --serve URL"),
+        ((), "give an ENGINE to measure in this process or --serve URL to measure a server, not both."),
+        (("x", "--serve", "http://h"), "give an ENGINE to measure in this process or --serve URL"),
         (("x", "--num-prompts", "3"), "--num-prompts is for measuring a server and an ENGINE was given; leave it out."),
         (("--serve", "http://h", "--threads", "1"), "--threads is for measuring an engine and --serve was given"),
         (("--serve", "http://h", "--new-tokens", "64"), "--new-tokens is for measuring an engine"),

@@ -71,8 +71,8 @@ def test_generation_defaults(
 
 
 def test_what_the_author_wants_and_nobody_does_is_said() -> None:
-    wishes = {"repetition_penalty": 1.05, "min_p": 0, "num_beams": None, "typical_p": 1.0, "max_new_tokens": 7}
-    assert read_generation({}, wishes, 96).not_applied == ("repetition_penalty=1.05",)
+    wishes = {"no_repeat_ngram_size": 3, "num_beams": None, "typical_p": 1.0, "max_new_tokens": 7}
+    assert read_generation({}, wishes, 96).not_applied == ("no_repeat_ngram_size=3",)
 
 
 @pytest.mark.parametrize("value", [0.5, "40", True])

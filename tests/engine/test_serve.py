@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from llmserve.engine.messages import Abort, Drain, Events, Ready, Stats, Stopped, Submit, ToEngine, ToFront
 from llmserve.engine.serve import EngineLoop
+from llmserve.errors import EngineDeadError
 from llmserve.request import Finish, Request, SamplingParams
 from tests.engine.answers import Built, Engine
 
@@ -72,3 +75,20 @@ def test_that_somebody_waits_is_told_before_anybody_has_a_token(built: Built) ->
     assert alone[-1][0] < first_token
     turned = [m.stats.waiting for m in heard if isinstance(m, Events) and m.stats is not None]
     assert turned[-1] == 0
+
+
+def test_a_step_that_fails_costs_nobody_what_the_step_before_has_yielded(
+    built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, front, plans = Engine(built).native, Front([greedy(0, 3, 1), greedy(1, 3, 9)]), []
+
+    def broadcast(words: object) -> object:
+        plans.append(words)
+        if len(plans) > 1:
+            raise EngineDeadError("rank 1 is gone.")
+        return words
+
+    monkeypatch.setattr(engine._comm, "broadcast", broadcast)
+    with pytest.raises(EngineDeadError, match="rank 1 is gone"):
+        EngineLoop(engine, front, shutdown_timeout=0).run(READY)
+    assert [(event.request_id, event.finish) for event in events(front.heard)] == [(0, Finish.LENGTH), (1, None)]

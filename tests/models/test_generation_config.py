@@ -8,7 +8,7 @@ import pytest
 
 from llmserve.config import GenerationDefaults
 from llmserve.errors import CheckpointError
-from llmserve.models.generation import read_generation
+from llmserve.models.generation import Generation, read_generation
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,11 @@ def test_how_long_an_answer_may_become() -> None:
     assert read_generation({}, {"max_new_tokens": None}, 96).defaults == GenerationDefaults()
 
 
+def test_what_a_request_gets_where_it_does_not_say() -> None:
+    given = {"temperature": 0.5, "top_p": 0.9, "top_k": 20, "min_p": 0.1, "repetition_penalty": 1.05}
+    assert read_generation({}, given, 96) == Generation(GenerationDefaults(**given), ())
+
+
 def test_stop_words_of_several_tokens_are_told() -> None:
     generation = read_generation({}, {"stop_words_ids": [[1], [2, 3]]}, 96)
     assert generation.not_applied == ("stop_words_ids=[2, 3]",)
@@ -42,7 +47,7 @@ def test_stop_words_of_several_tokens_are_told() -> None:
 @pytest.mark.parametrize(
     "given",
     [{"stop_words_ids": 5}, {"stop_words_ids": [5]}, {"stop_words_ids": [["a"]]}, {"stop_words_ids": [[96]]},
-     {"max_new_tokens": 0}, {"max_new_tokens": "many"}],
+     {"max_new_tokens": 0}, {"max_new_tokens": "many"}, {"min_p": 2}, {"repetition_penalty": 0}],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused_by_its_name(given: dict[str, Any]) -> None:
     with pytest.raises(CheckpointError, match=next(iter(given))):

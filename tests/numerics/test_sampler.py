@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llmserve.request import SamplingParams
+from llmserve.request import Request, SamplingParams
+from llmserve.runtime.rules import Rules
 from llmserve.runtime.sampler import CpuSampler, Sampler, TorchSampler, Want, uniform
 from tests.kernels import KERNELS
 
@@ -40,9 +41,16 @@ def tokens(sampler: Sampler, logits: Tensor, wants: list[Want]) -> list[int]:
     return [s.token for s in sampled]
 
 
+def ruled(chosen: SamplingParams, answered: int) -> Want:
+    """The next token's, after so many that mean nothing to these parameters."""
+    sequence = [0] * (9 + answered)
+    rules = Rules(Request(0, (0,) * 9, chosen), VOCAB)
+    return Want(chosen, len(sequence), edits=rules.edits(sequence, len(sequence)))
+
+
 def draw(sampler: Sampler, row: Tensor, chosen: SamplingParams) -> np.ndarray:
     """How often each token comes, over DRAWS seeds."""
-    wants = [Want(replace(chosen, seed=seed), 7, 0) for seed in range(DRAWS)]
+    wants = [Want(replace(chosen, seed=seed), 7) for seed in range(DRAWS)]
     return np.bincount(tokens(sampler, row.expand(DRAWS, -1), wants), minlength=len(row))
 
 
@@ -120,7 +128,7 @@ def test_tokens_come_as_often_as_they_are_likely(
 def test_top_k_and_top_p_keep_what_they_should(sampler: Sampler, seed: int, top_k: int, top_p: float) -> None:
     """All of it and nothing else: these logits differ so little that 400 draws leave nobody out."""
     row = logits_of(seed)[0] / 100
-    wants = [Want(params(top_k=top_k, top_p=top_p, seed=s), 3, 0) for s in range(400)]
+    wants = [Want(params(top_k=top_k, top_p=top_p, seed=s), 3) for s in range(400)]
     assert set(tokens(sampler, row.expand(400, -1), wants)) == set(np.flatnonzero(distribution(row, 1.0, top_k, top_p)))
 
 
@@ -131,7 +139,7 @@ def test_a_token_depends_on_nothing_but_its_row_seed_and_position(
 ) -> None:
     logits = logits_of(*range(seed, seed + rows), vocab=300)
     chosen = [params(), params(temperature=0), params(top_k=5), params(temperature=1.5, top_p=0.9)]
-    wants = [Want(replace(chosen[i % 4], seed=i, logprobs=3), 10 + i, i) for i in range(rows)]
+    wants = [Want(replace(chosen[i % 4], seed=i, logprobs=3), 10 + i) for i in range(rows)]
     together = sampler.prepare(wants)(logits)
     shuffled = order.sample(range(rows), rows)
     again = sampler.prepare([wants[i] for i in shuffled])(logits[shuffled])
@@ -143,7 +151,7 @@ def test_a_token_depends_on_nothing_but_its_row_seed_and_position(
 def test_another_position_or_seed_is_another_draw(sampler: Sampler) -> None:
     row = torch.zeros(1, 1000)
     drawn = [
-        tokens(sampler, row, [Want(params(seed=seed), position, 0)])[0] for seed in range(10) for position in range(10)
+        tokens(sampler, row, [Want(params(seed=seed), position)])[0] for seed in range(10) for position in range(10)
     ]
     assert len(set(drawn)) > 90
 
@@ -155,22 +163,22 @@ def test_another_position_or_seed_is_another_draw(sampler: Sampler) -> None:
 )
 def test_a_draw_from_one_token_is_the_greedy_choice(sampler: Sampler, chosen: dict[str, float]) -> None:
     logits = logits_of(*range(40), vocab=500)
-    greedy = tokens(sampler, logits, [Want(params(temperature=0), 3, 0)] * 40)
+    greedy = tokens(sampler, logits, [Want(params(temperature=0), 3)] * 40)
     assert greedy == logits.argmax(1).tolist()
-    assert tokens(sampler, logits, [Want(params(seed=i, **chosen), 3, 0) for i in range(40)]) == greedy
+    assert tokens(sampler, logits, [Want(params(seed=i, **chosen), 3) for i in range(40)]) == greedy
 
 
 def test_of_equal_logits_top_k_1_takes_the_one_that_greedy_takes(sampler: Sampler) -> None:
     logits = torch.randint(0, 3, (40, 500), generator=torch.Generator().manual_seed(0)).float()
-    greedy = tokens(sampler, logits, [Want(params(temperature=0), 3, 0)] * 40)
-    assert tokens(sampler, logits, [Want(params(top_k=1), 3, 0)] * 40) == greedy
+    greedy = tokens(sampler, logits, [Want(params(temperature=0), 3)] * 40)
+    assert tokens(sampler, logits, [Want(params(top_k=1), 3)] * 40) == greedy
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e4, 1e30, 1e38])
 @pytest.mark.parametrize("temperature", [1e-30, 1.0, 100.0])
 def test_logits_of_any_size_give_a_token(sampler: Sampler, scale: float, temperature: float) -> None:
     logits = logits_of(1, 2, 3) / 10 * scale
-    wants = [Want(params(temperature=temperature, top_p=top_p), 3, 0) for top_p in (1.0, 0.9, 0.1)]
+    wants = [Want(params(temperature=temperature, top_p=top_p), 3) for top_p in (1.0, 0.9, 0.1)]
     assert all(0 <= token < VOCAB for token in tokens(sampler, logits, wants))
 
 
@@ -179,8 +187,8 @@ def test_min_tokens_keeps_stop_tokens_away_just_long_enough(sampler: Sampler, te
     row = torch.zeros(1, VOCAB)
     row[0, [3, 5]] = 50.0
     chosen = params(temperature=temperature, min_tokens=2, stop_token_ids=frozenset({3, 5}))
-    early = [tokens(sampler, row, [Want(replace(chosen, seed=seed), 9, n)])[0] for seed in range(50) for n in (0, 1)]
-    late = [tokens(sampler, row, [Want(replace(chosen, seed=seed), 9, 2)])[0] for seed in range(50)]
+    early = [tokens(sampler, row, [ruled(replace(chosen, seed=seed), n)])[0] for seed in range(50) for n in (0, 1)]
+    late = [tokens(sampler, row, [ruled(replace(chosen, seed=seed), 2)])[0] for seed in range(50)]
     assert not {3, 5} & set(early)
     assert set(late) <= {3, 5}
 
@@ -189,7 +197,7 @@ def test_a_stop_token_that_the_model_does_not_have_masks_nothing(sampler: Sample
     row = torch.zeros(1, VOCAB)
     row[0, VOCAB - 1] = 9.0
     chosen = params(temperature=0, min_tokens=2, stop_token_ids=frozenset({-1, VOCAB, 10**9}))
-    assert tokens(sampler, row, [Want(chosen, 9, 0)]) == [VOCAB - 1]
+    assert tokens(sampler, row, [ruled(chosen, 0)]) == [VOCAB - 1]
 
 
 def test_a_masked_stop_token_keeps_its_logprob(sampler: Sampler) -> None:
@@ -197,7 +205,7 @@ def test_a_masked_stop_token_keeps_its_logprob(sampler: Sampler) -> None:
     row = logits_of(0)
     best = int(row.argmax())
     chosen = params(temperature=0, min_tokens=2, stop_token_ids=frozenset({best}), logprobs=1)
-    (sampled,) = sampler.prepare([Want(chosen, 9, 0)])(row)
+    (sampled,) = sampler.prepare([ruled(chosen, 0)])(row)
     assert sampled.token != best
     assert sampled.logprobs is not None
     assert sampled.logprobs.top[0][0] == best
@@ -206,7 +214,7 @@ def test_a_masked_stop_token_keeps_its_logprob(sampler: Sampler) -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_row_that_is_not_numbers_is_an_error_of_that_row_alone(sampler: Sampler, bad: float) -> None:
     logits = logits_of(0, 1, 2)
-    wants = [Want(params(seed=i, logprobs=2), 5, 0) for i in range(3)]
+    wants = [Want(params(seed=i, logprobs=2), 5) for i in range(3)]
     whole = sampler.prepare(wants)(logits)
     logits[1, 4] = bad
     sampled = sampler.prepare(wants)(logits)
@@ -219,7 +227,7 @@ def test_a_row_that_is_not_numbers_is_an_error_of_that_row_alone(sampler: Sample
 @pytest.mark.parametrize("temperature", [0.0, 1.7])
 def test_logprobs_are_the_log_softmax_of_the_logits(sampler: Sampler, count: int, temperature: float) -> None:
     logits = logits_of(0, 1, 2)
-    wants = [Want(params(temperature=temperature, top_p=0.8, logprobs=count), 5, 0)] * 3
+    wants = [Want(params(temperature=temperature, top_p=0.8, logprobs=count), 5)] * 3
     for row, sampled in zip(logits.double().numpy(), sampler.prepare(wants)(logits), strict=True):
         expected = np.log(np.exp(row) / np.exp(row).sum())
         assert sampled.logprobs is not None
@@ -230,7 +238,7 @@ def test_logprobs_are_the_log_softmax_of_the_logits(sampler: Sampler, count: int
 
 
 def test_no_logprobs_where_none_are_wanted(sampler: Sampler) -> None:
-    assert sampler.prepare([Want(params(), 5, 0)])(logits_of(0))[0].logprobs is None
+    assert sampler.prepare([Want(params(), 5)])(logits_of(0))[0].logprobs is None
 
 
 def test_no_rows_give_no_tokens(sampler: Sampler) -> None:
@@ -242,7 +250,7 @@ def test_a_token_that_is_given_is_told_of_and_not_chosen(sampler: Sampler) -> No
     logits = logits_of(*range(VOCAB))
     chosen = params(temperature=1.7, top_k=2, top_p=0.5, seed=3, min_tokens=5, stop_token_ids=frozenset(range(VOCAB)))
     chosen = replace(chosen, logprobs=1, prompt_logprobs=3)
-    sampled = sampler.prepare([Want(chosen, 5, 0, told) for told in range(VOCAB)])(logits)
+    sampled = sampler.prepare([Want(chosen, 5, told) for told in range(VOCAB)])(logits)
     for told, (row, got) in enumerate(zip(logits.double().numpy(), sampled, strict=True)):
         expected = np.log(np.exp(row) / np.exp(row).sum())
         order = np.argsort(-expected).tolist()

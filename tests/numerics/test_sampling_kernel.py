@@ -13,12 +13,14 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llmserve.request import SamplingParams
+from llmserve.request import Request, SamplingParams
+from llmserve.runtime.edits import Edits
+from llmserve.runtime.rules import Rules
 from llmserve.runtime.sampler import CpuSampler, TorchSampler, Want, uniform
 from tests.kernels import KERNELS as SETS
 
 try:
-    from llmserve.ops.cpu.kernels import sample_rows
+    from llmserve.ops.cpu.kernels import NO_TOKEN, NOT_NUMBERS, sample_rows
 except ImportError as e:
     pytest.skip(f"the CPU extension is not built: {e}", allow_module_level=True)
 
@@ -36,12 +38,16 @@ class Ask:
     num_top: int = -1
     banned: tuple[int, ...] = ()
     given: int = -1
+    min_p: float = 0.0
+
+    @property
+    def edits(self) -> Edits | None:
+        return Edits(banned=array("i", self.banned)) if self.banned else None
 
 
 def ask_kernel(isa: str, rows: np.ndarray, asks: list[Ask]) -> list[Any]:
     """rows [R, vocab] fp32, one ask a row."""
     assert rows.dtype == np.float32
-    ends = np.cumsum([len(a.banned) for a in asks], dtype=np.int64).tolist()
     return sample_rows(
         isa,
         rows.ctypes.data,
@@ -51,26 +57,29 @@ def ask_kernel(isa: str, rows: np.ndarray, asks: list[Ask]) -> list[Any]:
         array("d", [a.temperature for a in asks]),
         array("i", [a.top_k for a in asks]),
         array("d", [a.top_p for a in asks]),
+        array("d", [a.min_p for a in asks]),
         array("d", [a.u for a in asks]),
         array("i", [a.num_top for a in asks]),
-        array("i", [t for a in asks for t in a.banned]),
-        array("i", ends),
+        [(i, *a.edits) for i, a in enumerate(asks) if a.edits is not None],
         array("i", [a.given for a in asks]),
     )
 
 
 def on_every_set(row: np.ndarray, ask: Ask) -> int:
-    """The token, which is the same on all of them."""
-    tokens = {ask_kernel(isa, row[None], [ask])[0][0] for isa in SETS}
-    assert len(tokens) == 1
-    return tokens.pop()
+    """The token, which is the same on all of them, or why there is none."""
+    answers = {ask_kernel(isa, row[None], [ask])[0] for isa in SETS}
+    assert len(answers) == 1
+    answer = answers.pop()
+    return answer if isinstance(answer, int) else answer[0]
 
 
 def permitted(row: np.ndarray, ask: Ask) -> set[int]:
     """The token that exact arithmetic would draw, and where the tolerance reaches across boundaries, its neighbours."""
     row = row.astype(np.float64)
     row[[t for t in ask.banned if 0 <= t < len(row)]] = -np.inf
-    if ask.temperature == 0 or row.max() == -np.inf:
+    if row.max() == -np.inf:
+        return {NO_TOKEN}
+    if ask.temperature == 0:
         return {int(row.argmax())}
     top_k = ask.top_k if 0 < ask.top_k < len(row) else 0
     ids = np.arange(len(row))
@@ -78,6 +87,7 @@ def permitted(row: np.ndarray, ask: Ask) -> set[int]:
         ids = np.argsort(-row, kind="stable")[: top_k or None]
     with np.errstate(over="ignore"):
         weights = np.exp((row[ids] - row.max()) / ask.temperature)
+    weights[weights < ask.min_p] = 0  # no row here comes near to that boundary
     sums = weights.cumsum()
     slack = TOLERANCE * sums[-1]
     first = last = len(sums) - 1  # kept
@@ -143,6 +153,7 @@ ASKS = st.builds(
     top_p=st.sampled_from([1.0, 1.0, 0.9, 0.95, 0.5, 1e-9, 0.999999, BELOW_ONE]) | st.floats(0.01, 1),
     u=st.sampled_from([0.0, 0.5, BELOW_ONE]) | st.integers(0, 2**53 - 1).map(lambda n: n / 2**53),
     banned=st.lists(st.integers(-2, 80), max_size=4).map(tuple),
+    min_p=st.sampled_from([0.0, 0.0, 0.0, 1e-300, 0.0123, 0.31, 0.77, 1.0]),
 )  # fmt: skip
 
 
@@ -165,20 +176,23 @@ def test_tokens_are_those_of_exact_arithmetic(kind: str, size: int, seed: int, a
     st.sampled_from([0.0, 0.3, 0.7, 1.0, 1.7]),
     st.sampled_from([0, 1, 20, 50, 1000]),
     st.sampled_from([1.0, 0.95, 0.9, 0.5]),
+    st.sampled_from([0.0, 0.0, 0.05, 0.4]),
     st.booleans(),
 )
 @settings(max_examples=60, deadline=None)
 def test_rows_are_sampled_as_the_torch_sampler_does(
-    kind: str, size: int, seed: int, temperature: float, top_k: int, top_p: float, forbid: bool
+    kind: str, size: int, seed: int, temperature: float, top_k: int, top_p: float, min_p: float, forbid: bool
 ) -> None:
     """Requests' own parameters, distinct logits: no boundary is met, so tokens are equal and not just nearly so."""
     rows = np.stack([random_row(kind, size, seed + i) for i in range(4)])
     stops = frozenset({int(rows[0].argmax()), 3, -1, size}) if forbid else frozenset()
     chosen = [
-        SamplingParams(100, temperature, top_p, top_k, seed=i, min_tokens=5, stop_token_ids=stops, logprobs=None)
+        SamplingParams(100, temperature, top_p, top_k, seed=i, min_tokens=5, stop_token_ids=stops, min_p=min_p)
         for i in range(4)
     ]
-    logits, wants = torch.from_numpy(rows), [Want(p, 9, 0) for p in chosen]
+    rules = [Rules(Request(0, (0,) * 9, p), size) for p in chosen]
+    logits = torch.from_numpy(rows)
+    wants = [Want(p, 9, edits=r.edits((0,) * 9, 9)) for p, r in zip(chosen, rules, strict=True)]
     expected = TorchSampler(torch.device("cpu")).prepare(wants)(logits)
     for isa in SETS:
         assert [s.token for s in CpuSampler(isa).prepare(wants)(logits)] == [s.token for s in expected]
@@ -216,7 +230,7 @@ def test_a_row_that_is_not_numbers_is_found_and_spoils_no_other(size: int, at: i
         whole = ask_kernel(isa, rows, [ask] * 3)
         spoilt = rows.copy()
         spoilt[1, at % size] = bad
-        assert ask_kernel(isa, spoilt, [ask] * 3) == [whole[0], None, whole[2]]
+        assert ask_kernel(isa, spoilt, [ask] * 3) == [whole[0], NOT_NUMBERS, whole[2]]
 
 
 @given(
@@ -233,10 +247,13 @@ def test_logprobs_are_the_log_softmax_of_the_row(kind: str, size: int, seed: int
     exact = row.astype(np.float64)
     logs = exact - exact.max() - math.log(np.exp(exact - exact.max()).sum())
     order = np.argsort(-exact, kind="stable")[:num_top]
-    ask = Ask(ask.temperature, ask.top_k, ask.top_p, ask.u, num_top, ask.banned)
-    bare = Ask(ask.temperature, ask.top_k, ask.top_p, ask.u, -1, ask.banned)
+    ask, bare = replace(ask, num_top=num_top), replace(ask, num_top=-1)
     for isa in SETS:
-        ((token, (chosen, top, rank)),) = ask_kernel(isa, row[None], [ask])
+        (got,) = ask_kernel(isa, row[None], [ask])
+        if got == NO_TOKEN:
+            assert size <= len(ask.banned)
+            continue
+        token, (chosen, top, rank) = got
         assert ask_kernel(isa, row[None], [bare]) == [(token, None)]
         assert chosen == pytest.approx(logs[token], abs=1e-5)
         assert [t for t, _ in top] == order.tolist()
@@ -277,8 +294,7 @@ def test_a_row_yields_the_same_alone_among_others_and_wherever_it_lies(
     rows: int, size: int, gap: int, offset: int, data: st.DataObject
 ) -> None:
     asks = [
-        Ask(a.temperature, a.top_k, a.top_p, a.u, i % 4 - 1, a.banned)
-        for i, a in enumerate(data.draw(st.lists(ASKS, min_size=rows, max_size=rows)))
+        replace(a, num_top=i % 4 - 1) for i, a in enumerate(data.draw(st.lists(ASKS, min_size=rows, max_size=rows)))
     ]
     logits = np.stack([random_row(KINDS[i], size, i) for i in range(rows)])
     memory = np.full(offset + rows * (size + gap), np.nan, dtype=np.float32)  # what lies between rows is not read
@@ -301,9 +317,9 @@ def test_the_logits_are_left_as_they_were() -> None:
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("top_p", [0.9, 1.0])
 @pytest.mark.parametrize("top_k", [0, 3])
-def test_with_every_token_banned_the_first_is_chosen(temperature: float, top_p: float, top_k: int) -> None:
+def test_with_every_token_banned_there_is_none(temperature: float, top_p: float, top_k: int) -> None:
     ask = Ask(temperature, top_k, top_p, 0.7, banned=tuple(range(40)))
-    assert on_every_set(random_row("normal", 40, 0), ask) == 0
+    assert on_every_set(random_row("normal", 40, 0), ask) == NO_TOKEN
 
 
 @pytest.mark.parametrize("isa", SETS)
@@ -320,7 +336,7 @@ def test_an_instruction_set_that_is_not_there_is_an_error() -> None:
 @pytest.mark.parametrize(
     "ask",
     [Ask(temperature=-1.0), Ask(temperature=math.nan), Ask(top_k=-1), Ask(top_p=0.0), Ask(top_p=1.5), Ask(u=1.0),
-     Ask(u=-0.1), Ask(num_top=-2), Ask(given=-2), Ask(given=7)],
+     Ask(u=-0.1), Ask(num_top=-2), Ask(given=-2), Ask(given=7), Ask(min_p=-0.1), Ask(min_p=1.1), Ask(min_p=math.nan)],
     ids=str,
 )  # fmt: skip
 def test_a_parameter_out_of_range_is_an_error(ask: Ask) -> None:

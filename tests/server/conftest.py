@@ -176,5 +176,6 @@ def front(shared_front: Front) -> Front:
     wait_for(lambda: not shared_front.engine.running)
     shared_front.engine.script = text_by_seed
     shared_front.engine.allowance = None
+    shared_front.engine.steps_a_message = 1
     shared_front.engine.received.clear()
     return shared_front

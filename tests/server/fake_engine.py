@@ -35,6 +35,8 @@ class FakeEngine:
         self.received: list[Any] = []  # every message, in order
         self.running: dict[int, tuple[Request, int]] = {}  # request, tokens so far less pieces of its prompt
         self.allowance: int | None = None  # tokens each request may still get; None: all of them
+        self.stalled = False  # neither hears nor says anything, as a process that is stopped
+        self.steps_a_message = 1
         self._outbox: list[Any] = []
         self._deadline: float | None = None
         self._quit = threading.Event()
@@ -60,6 +62,9 @@ class FakeEngine:
         socket.linger = 1000
         socket.connect(self._endpoint)
         while not self._quit.is_set():
+            if self.stalled:
+                time.sleep(0.002)
+                continue
             outbox, self._outbox = self._outbox, []
             for message in outbox:
                 socket.send(encode(message))
@@ -94,6 +99,14 @@ class FakeEngine:
         return self._deadline is not None and (not self.running or time.monotonic() >= self._deadline)
 
     def _step(self, socket: zmq.Socket[bytes]) -> None:
+        events: list[TokenEvent] = []
+        for _ in range(self.steps_a_message):
+            if self._busy():
+                events += self._events_of_a_step()
+        stats = Stats(len(self.running), 0, 0.5, 1, 20, 5, 1, 1)
+        socket.send(encode(Events(events, stats)))
+
+    def _events_of_a_step(self) -> list[TokenEvent]:
         events = []
         for id, (request, done) in list(self.running.items()):
             if done < 0:
@@ -106,8 +119,7 @@ class FakeEngine:
                 self.running[id] = (request, done + 1)
         if self.allowance is not None:
             self.allowance -= 1
-        stats = Stats(len(self.running), 0, 0.5, 1, 20, 5, 1, 1)
-        socket.send(encode(Events(events, stats)))
+        return events
 
     def _token(self, request: Request, done: int) -> TokenEvent:
         tokens, sampling = self.script(request), request.sampling

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from llmserve.config import ServerConfig
 from llmserve.engine.messages import Stats, Submit
-from llmserve.server.admission import MAX_RETRY_S, Admission, Load, QueueFullError
+from llmserve.server.admission import MAX_RETRY_S, SPREAD, Admission, Load, QueueFullError
 from llmserve.tokenizer import Tokenizer
 
 from .conftest import Front, running_front
@@ -71,13 +72,27 @@ def test_an_idle_server_takes_what_it_can_hold_whatever_it_last_heard(
 def test_when_to_come_back(asked: int, waiting: int, ended_at: list[float], seconds: int) -> None:
     load = Load(open=8 + waiting, running=8, waiting=waiting, max_num_seqs=8, ended_at=ended_at)
     with pytest.raises(QueueFullError) as caught:
-        Admission(waiting).check(asked, load, now=100.0)
+        Admission(waiting, lambda: 0.0).check(asked, load, now=100.0)
     assert caught.value.retry_after == seconds
+    with pytest.raises(QueueFullError) as caught:
+        Admission(waiting, lambda: 1.0).check(asked, load, now=100.0)
+    assert caught.value.retry_after == seconds * (1 + SPREAD)
+
+
+def test_a_crowd_is_spread() -> None:
+    told = set()
+    for _ in range(50):
+        with pytest.raises(QueueFullError) as caught:
+            Admission(4).check(1, Load(open=12, running=8, waiting=4, max_num_seqs=8), now=0.0)
+        told.add(caught.value.retry_after)
+    assert len(told) == 50
+    assert min(told) >= MAX_RETRY_S
+    assert max(told) <= MAX_RETRY_S * (1 + SPREAD)
 
 
 def test_the_sentence_has_the_numbers() -> None:
     with pytest.raises(QueueFullError) as caught:
-        Admission(7).check(3, Load(open=14, running=8, waiting=5, max_num_seqs=8), now=0)
+        Admission(7, lambda: 0.0).check(3, Load(open=14, running=8, waiting=5, max_num_seqs=8), now=0)
     assert str(caught.value) == (
         "There is no room for 3 more requests: 8 run, and 6 wait, of at most 7; try again in 30 s."
     )
@@ -109,7 +124,8 @@ def test_a_call_without_room_is_refused_whole_and_at_once(full_front: Front, pat
     body: dict[str, Any] = {"messages": HI} if path == CHAT else {"prompt": "hi"}
     refused = full_front.post(path, **body, n=2, stream=stream)
     assert refused.status_code == 429
-    assert 1 <= int(refused.headers["retry-after"]) <= 30
+    assert 1 <= int(refused.headers["retry-after"]) <= 45
+    assert 0 <= int(refused.headers["retry-after"]) - int(refused.headers["retry-after-ms"]) / 1000 < 1
     error = refused.json()["error"]
     assert (error["type"], error["param"], error["code"]) == ("rate_limit_error", None, "queue_full")
     assert "8 run, and 1 wait, of at most 2" in error["message"]
@@ -151,7 +167,40 @@ def test_once_somebody_waits_for_blocks_free_rows_are_none(endpoint: str) -> Non
 def test_a_full_queue_costs_no_tokenising(full_front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tokenizer, "encode", lambda *_, **__: pytest.fail("tokenised"))
     assert full_front.post("/v1/completions", prompt="x", n=2).status_code == 429
-    assert full_front.post("/v1/completions", prompt=["x" * 10**6, "y"]).status_code == 429
+    assert full_front.post("/v1/completions", prompt=["x" * 1000, "y"]).status_code == 429
+
+
+@pytest.mark.parametrize(
+    "body, param",
+    [
+        ({"prompt": "x", "max_tokens": 200}, "max_tokens"),
+        ({"prompt": "x", "max_tokens": 10**400}, "max_tokens"),
+        ({"prompt": [1] * 200}, "prompt"),
+        ({"prompt": [[1], [2] * 150], "max_tokens": 60}, "max_tokens"),
+        ({"prompt": ["x", "y" * 10**6]}, "prompt"),
+        ({"messages": HI, "max_tokens": 200}, "max_tokens"),
+        ({"messages": HI, "max_completion_tokens": 200}, "max_completion_tokens"),
+    ],
+)
+def test_what_no_context_holds_is_no_matter_of_room(full_front: Front, body: dict[str, Any], param: str) -> None:
+    """Who comes back later would hear it then."""
+    error = full_front.refused(CHAT if "messages" in body else "/v1/completions", **body)
+    assert (error["param"], error["code"]) == (param, "context_length_exceeded")
+    assert "200" in error["message"]
+
+
+def test_requests_whose_clients_left_count_as_long_as_the_engine_has_them(endpoint: str) -> None:
+    """While an engine is stopped, calls that come and go would else pile up before it without a bound."""
+    with running_front(endpoint, config=ServerConfig(max_queue=2)) as front:
+        front.engine.stalled = True
+        for _ in range(5):
+            with pytest.raises(httpx.ReadTimeout):
+                front.http.post("/v1/completions", json={"prompt": "hi", "n": 2}, timeout=0.1)
+        assert front.client.open_requests == 10
+        assert front.post("/v1/completions", prompt="hi").status_code == 429
+        front.engine.stalled = False
+        wait_for(lambda: front.client.open_requests == 0)
+        assert front.post("/v1/completions", prompt="hi", n=10).status_code == 200
 
 
 def test_of_two_calls_that_are_read_at_the_same_time_one_is_late(
@@ -186,7 +235,7 @@ def test_openais_client_comes_back_when_told(full_front: Front) -> None:
     with pytest.raises(openai.RateLimitError) as caught:
         full_front.openai.chat.completions.create(**ask)
     assert caught.value.code == "queue_full"
-    assert caught.value.response.headers["retry-after"] == "1", "24 have just ended, and one is to"
+    assert 1000 <= int(caught.value.response.headers["retry-after-ms"]) <= 1500, "24 have just ended, and one is to"
     patient = full_front.openai.with_options(max_retries=3)
     call = in_thread(lambda: patient.chat.completions.create(**ask))
     wait_for(lambda: 'queue_full"} 4.0' in full_front.http.get("/metrics").text)

@@ -71,7 +71,7 @@ def test_the_openai_client_streams_it(front: Front) -> None:
     assert "".join(chunk.choices[0].text for chunk in chunks) == TEXT
     assert chunks[-1].choices[0].finish_reason == "length"
     assert all(chunk.choices[0].finish_reason is None for chunk in chunks[:-1])
-    assert {"明", "月", "🌟"} <= {chunk.choices[0].text for chunk in chunks}, "characters come one by one"
+    assert not any("�" in chunk.choices[0].text for chunk in chunks), "characters come whole"
 
 
 def test_openais_default_is_sixteen_tokens(front: Front) -> None:
@@ -163,4 +163,6 @@ def test_text_that_is_held_back_makes_no_empty_chunks(front: Front) -> None:
     chunks = stream(front, "/v1/completions", prompt="hi", seed=0, max_tokens=len(TOKENS))
     assert all(part["text"] or part["finish_reason"] for chunk in chunks for part in chunk["choices"])
     with_ids = stream(front, "/v1/completions", prompt="hi", seed=0, max_tokens=len(TOKENS), return_token_ids=True)
-    assert [part["token_ids"] for chunk in with_ids for part in chunk["choices"]] == [*([id] for id in TOKENS), []]
+    *parts, last = [part["token_ids"] for chunk in with_ids for part in chunk["choices"]]
+    assert all(parts)
+    assert ([id for ids in parts for id in ids], last) == (TOKENS, [])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmserve.request import Finish, SamplingParams, TokenEvent
-from llmserve.server.generation import Delta, Job, _Choice, derived_seed
+from llmserve.server.generation import Choice, Delta, Job, derived_seed
 from llmserve.tokenizer import StopStrings, Tokenizer
 
 from ..tokenizer.conftest import llama_decoder, sentencepiece_like, tokenizer_of
@@ -20,19 +20,31 @@ def answer(
     min_tokens: int = 0,
     tokenizer: Tokenizer = TOKENIZER,
     continues_text: bool = False,
-) -> tuple[list[Delta], _Choice]:
-    """The deltas of one choice whose tokens these are."""
+    read_after: set[int] | None = None,
+) -> tuple[list[Delta], Choice]:
+    """The deltas of one choice whose tokens these are, read after those at these places; None: after each."""
     sampling = SamplingParams(max_tokens=len(tokens), min_tokens=min_tokens)
     prompt = tuple(tokenizer.encode("a", add_special_tokens=False))
     job = Job(
-        [prompt], sampling, [len(tokens)], frozenset({END}), stops=StopStrings(stops), continues_text=continues_text
+        [prompt],
+        sampling,
+        [len(tokens)],
+        frozenset({END}),
+        stops=StopStrings(stops),
+        continues_text=continues_text,
+        wants_tokens=True,
     )
-    choice = _Choice(0, job, tokenizer)
+    choice = Choice(0, job, tokenizer)
     deltas = []
     for i, token in enumerate(tokens):
-        deltas.append(choice.take(TokenEvent(0, token, finish if i == len(tokens) - 1 else None)))
+        choice.take(TokenEvent(0, token, finish if i == len(tokens) - 1 else None))
         if choice.finish is not None:
             break
+        if read_after is None or i in read_after:
+            deltas += choice.show()
+    deltas += choice.show()
+    assert not choice.has_news
+    assert [delta.finish is not None for delta in deltas] == [False] * (len(deltas) - 1) + [True]
     return deltas, choice
 
 
@@ -49,13 +61,19 @@ stops = st.lists(st.sampled_from(["世", "月", "🌟 w", "###", "#", "l", "lo",
 
 
 @settings(max_examples=400, deadline=None)
-@given(tokens=tokens, stops=stops)
-def test_the_text_is_that_of_the_tokens_up_to_the_first_stop(tokens: list[int], stops: list[str]) -> None:
-    deltas, choice = answer(tokens, stops, Finish.LENGTH)
+@given(tokens=tokens, stops=stops, read_after=st.none() | st.sets(st.integers(0, 40)))
+def test_the_text_is_that_of_the_tokens_up_to_the_first_stop(
+    tokens: list[int], stops: list[str], read_after: set[int] | None
+) -> None:
+    """However many tokens come together."""
+    deltas, choice = answer(tokens, stops, Finish.LENGTH, read_after=read_after)
     text, stop = plain_search(stops, TOKENIZER.decode(tokens))
     assert "".join(delta.text for delta in deltas) == text
     assert (choice.finish, choice.stop_reason) == ((Finish.STOP, stop) if stop else (Finish.LENGTH, None))
-    assert [token.id for delta in deltas for token in delta.tokens] == tokens[: len(deltas)]
+    told = [token.id for delta in deltas for token in delta.tokens]
+    assert told == tokens[: len(told)]
+    assert deltas[-1].generated == len(told)
+    assert stop is not None or told == tokens
 
 
 SENTENCEPIECE = tokenizer_of(sentencepiece_like(llama_decoder()))
@@ -70,8 +88,7 @@ def test_offsets_are_where_tokens_begin(text: str, tokenizer: Tokenizer) -> None
     ids = [*tokenizer.encode("a", add_special_tokens=False), *tokenizer.encode(text, add_special_tokens=False)]
     deltas, _ = answer(ids, [], Finish.LENGTH, tokenizer=tokenizer, continues_text=True)
     whole = "".join(delta.text for delta in deltas)
-    for delta in deltas:
-        [token] = delta.tokens
+    for token in (token for delta in deltas for token in delta.tokens):
         own = tokenizer.token_text(token.id)
         assert "�" in own or token.id in tokenizer.special_ids or whole[token.offset :].startswith(own)
 

@@ -46,8 +46,8 @@ def read(connection: socket.socket) -> bytes:
     return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-def healthy(connection: socket.socket) -> bool:
-    connection.sendall(HEALTH)
+def healthy(connection: socket.socket, asked: bytes = HEALTH) -> bool:
+    connection.sendall(asked)
     answer = b""
     while not answer.endswith(b"}"):
         answer += connection.recv(65536)
@@ -66,6 +66,37 @@ def test_a_beginning_after_an_answer_is_closed_too(impatient_front: Front) -> No
         assert healthy(connection)
         connection.sendall(HEALTH[:20])
         assert read(connection) == b""
+
+
+@pytest.mark.parametrize("sent", [b"\r\n", b"\r\n\r\n"])
+def test_empty_lines_after_an_answer_are_no_request(impatient_front: Front, sent: bytes) -> None:
+    with connected(impatient_front) as connection:
+        assert healthy(connection)
+        connection.sendall(sent)
+        assert read(connection) == b""
+
+
+@pytest.mark.parametrize("line", [b"x: y\r\n", b"\r\n", b"y"])
+def test_a_head_without_an_end_is_not_kept(front: Front, line: bytes) -> None:
+    with connected(front) as connection:
+        begin = b"" if line == b"\r\n" else HEALTH[:-2] + (b"" if line.endswith(b"\n") else b"x: ")
+        connection.sendall(begin + line * (listen.MAX_HEAD // len(line)))
+        connection.sendall(line * 200)
+        with contextlib.suppress(ConnectionResetError):  # it did not read all of it
+            assert read(connection).startswith(b"HTTP/1.1 400 ")
+    with connected(front) as connection:
+        assert healthy(connection, HEALTH[:-2] + b"x: " + b"y" * (listen.MAX_HEAD - 100) + b"\r\n\r\n")
+        assert healthy(connection)
+
+
+def test_pipelined_requests_are_answered_in_turn(front: Front) -> None:
+    with connected(front) as connection:
+        body = b'{"prompt": "hi", "max_tokens": 3, "seed": 0}'
+        head = POST.replace(b"100", str(len(body)).encode())
+        connection.sendall((head + body) * 3 + HEALTH.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
+        answers = read(connection).split(b"HTTP/1.1 ")[1:]
+    assert [answer[:3] for answer in answers] == [b"200"] * 4
+    assert [b"text_completion" in answer for answer in answers] == [True] * 3 + [False]
 
 
 def test_a_body_that_does_not_come(impatient_front: Front) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llmserve.engine.messages import Events, Submit
+from llmserve.engine.messages import Abort, Events, Submit
 from llmserve.request import Finish, Request, TokenEvent
 
 from .chunks import put_chat_together, put_together, stream
@@ -133,3 +133,23 @@ def test_of_a_prompt_that_was_not_done_the_rest_is_not_known(slow_front: Front) 
     assert choice["prompt_logprobs"] == [*told[:4], None, None, None, None]
     assert len(choice["logprobs"]["tokens"]) == 8
     assert [logprob is None for logprob in choice["logprobs"]["token_logprobs"]] == [True, *[False] * 3, *[True] * 4]
+
+
+def test_an_engine_that_stands_still_is_not_waited_for(slow_front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The front ends what the engine should have ended; there is what there was."""
+    monkeypatch.setattr("llmserve.server.generation.OVERTIME_S", 0.1)
+    engine = slow_front.engine
+    body = {"prompt": "hi", "seed": 0, "timeout": 0.4, "max_tokens": 90, "n": 2}
+    call = in_thread(lambda: slow_front.post("/v1/completions", **body))
+    chunks = in_thread(lambda: stream(slow_front, "/v1/completions", **body))
+    wait_for(lambda: len(engine.running) == 4)
+    engine.allowance = 6
+    wait_for(lambda: engine.allowance == 0)
+    engine.stalled = True
+    for choices in (call().json()["choices"], put_together(chunks(), 2)):
+        assert [choice["finish_reason"] for choice in choices] == ["timeout", "timeout"]
+        assert choices[0]["text"] == SIX_TOKENS
+    assert slow_front.client.open_requests == 4, "the engine has not let go of them"
+    engine.stalled = False
+    wait_for(lambda: slow_front.client.open_requests == 0)
+    assert len([message for message in engine.received if isinstance(message, Abort)]) == 4

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 from llmserve.errors import RequestError
 from llmserve.request import MAX_LOGPROBS
 from llmserve.server.errors import shown
+from llmserve.server.protocol.choosing import checked_allowed_token_ids, checked_bad_words, checked_logit_bias
 from llmserve.server.protocol.structured import Form, checked_response_format, checked_structured_outputs, the_one
 from llmserve.server.protocol.unsupported import ASKS_FOR_NOTHING, WITHOUT_EFFECT, unknown_parameter
 from llmserve.server.protocol.values import checked_stop_token_ids, checked_stops
@@ -45,13 +46,22 @@ class GenerationBody(BaseModel):
     top_p: FiniteFloat | None = Field(None, gt=0, le=1)
     seed: int | None = None
     stop: Annotated[list[str], BeforeValidator(checked_stops)] = []
+    presence_penalty: FiniteFloat | None = Field(None, ge=-2, le=2)
+    frequency_penalty: FiniteFloat | None = Field(None, ge=-2, le=2)
+    logit_bias: Annotated[Any, BeforeValidator(checked_logit_bias)] = ()  # (token id, bias) pairs
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     # vLLM's
     top_k: int | None = Field(None, ge=-1)
+    min_p: FiniteFloat | None = Field(None, ge=0, le=1)
+    repetition_penalty: FiniteFloat | None = Field(None, gt=0, le=100)
+    bad_words: Annotated[list[str], BeforeValidator(checked_bad_words)] = []
+    allowed_token_ids: Annotated[list[int] | None, BeforeValidator(checked_allowed_token_ids)] = None
     min_tokens: int | None = Field(None, ge=0)
     ignore_eos: bool | None = None
     stop_token_ids: Annotated[list[int], BeforeValidator(checked_stop_token_ids)] = []
+    include_stop_str_in_output: bool | None = None
+    truncate_prompt_tokens: int | None = Field(None, ge=1)  # of the prompt, its last
     return_token_ids: bool | None = None
     prompt_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     priority: int | None = Field(None, ge=-(2**63), lt=2**63)  # less is sooner
@@ -107,6 +117,10 @@ class GenerationBody(BaseModel):
     def form(self) -> Form | None:
         """What form the answer must have."""
         return the_one(self.response_format, self.structured_outputs)
+
+    def kept(self, prompt: tuple[int, ...]) -> tuple[int, ...]:
+        """What of a prompt's tokens the model is to read."""
+        return prompt if self.truncate_prompt_tokens is None else prompt[-self.truncate_prompt_tokens :]
 
     @property
     def include_usage(self) -> bool:
