@@ -121,6 +121,12 @@ class ServerOptions(OptionGroup):
     chat_template: Annotated[
         Path | None, Option(metavar="FILE", help="Jinja template for chat prompts. Default: the checkpoint's.")
     ] = None
+    tool_call_parser: Annotated[
+        str | None, Option(metavar="NAME", help="Form of the model's tool calls, or none. Default: by the template.")
+    ] = None
+    reasoning_parser: Annotated[
+        str | None, Option(metavar="NAME", help="Form of the model's reasoning, or none. Default: by the template.")
+    ] = None
     max_queue: Annotated[int, Option(help="Requests that wait beyond those that run; more get a 429.")] = 4096
     sse_ping_interval: Annotated[
         float, Option(help="Seconds of a stream's silence until a comment keeps its connection; 0: never.")

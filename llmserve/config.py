@@ -198,6 +198,8 @@ class ServerConfig(Frozen):
     shutdown_timeout: float = Field(default=30.0, ge=0)  # how long SIGTERM waits for running requests
     sse_ping_interval: float = Field(default=15.0, ge=0)  # seconds of a stream's silence until a comment; 0: none
     chat_template: Path | None = None  # a Jinja file, in place of the checkpoint's own way to put conversations
+    tool_call_parser: str | None = None  # a form's name, or "none"; None: the one that the way of asking tells of
+    reasoning_parser: str | None = None  # likewise
 
 
 class FileRecord(Frozen):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -15,27 +16,34 @@ from llmserve.config import Manifest, ServerConfig
 from llmserve.engine.messages import Draining, Failed, Loading, Ready
 from llmserve.errors import LlmserveError
 from llmserve.server.admission import Admission
+from llmserve.server.answers.choose import choose_forms
 from llmserve.server.chat import chat_routes
 from llmserve.server.completions import completion_routes
 from llmserve.server.engine_client import EngineClient
 from llmserve.server.errors import RETRY_AFTER_S, ModelNotFoundError, answer
 from llmserve.server.metrics import Metrics
 from llmserve.server.middleware import Edge
+from llmserve.server.responses import responses_routes
 from llmserve.server.serving import Serving
 from llmserve.tokenizer import Tokenizer
 
+logger = logging.getLogger(__name__)
+
 
 def create_app(client: EngineClient, tokenizer: Tokenizer | None, manifest: Manifest, config: ServerConfig) -> FastAPI:
-    """The front of one engine. `tokenizer` is None where the checkpoint had none."""
+    """The front of one engine. `tokenizer` is None where the checkpoint had none. Raises ConfigError."""
     name = config.served_model_name or manifest.model_name
     metrics, admission = Metrics(client, name), Admission(config.max_queue)
-    serving = Serving(client, tokenizer, manifest, name, metrics, admission, config.sse_ping_interval)
+    forms = choose_forms(tokenizer.chat if tokenizer else None, config.tool_call_parser, config.reasoning_parser)
+    serving = Serving(client, tokenizer, manifest, name, metrics, admission, forms, config.sse_ping_interval)
+    logger.info("Answers: %s", forms.told)
     app = FastAPI(title="llmserve", version=llmserve.__version__, redirect_slashes=False)
     app.add_middleware(Edge)
     for kind in (LlmserveError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)
     app.include_router(completion_routes(serving))
     app.include_router(chat_routes(serving))
+    app.include_router(responses_routes(serving))
     app.include_router(_model_routes(serving))
     app.include_router(_operator_routes(serving))
     return app

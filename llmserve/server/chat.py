@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from llmserve.server.openai_format import ChatFormat
+from llmserve.server.asked import ask
+from llmserve.server.chat_format import ChatFormat
 from llmserve.server.protocol.chat import ChatBody
 from llmserve.server.respond import respond
 from llmserve.server.serving import Serving
@@ -19,11 +20,16 @@ def chat_routes(serving: Serving) -> APIRouter:
         limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
         limit_param = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
         serving.check(body, prompts=1, prompt_param="messages", limit=limit, limit_param=limit_param)
-        chat = serving.need_tokenizer("messages").chat
-        prompt = await serving.encode_parts(chat.parts(conversation(body)), param="messages")
+        asked = await ask(
+            serving,
+            conversation(body),
+            body.tool_use,
+            body.form,
+            keeps_reasoning=body.include_reasoning is not False,
+            param="messages",
+        )
+        prompt = body.kept(asked.prompt)
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        prompt = body.kept(prompt)
-        grammar = await serving.grammar(body.form)
         job = serving.job(
             body,
             [prompt],
@@ -34,8 +40,8 @@ def chat_routes(serving: Serving) -> APIRouter:
             logprobs=logprobs,
             prompt_logprobs=body.prompt_logprobs,
             continues_text=False,
-            stop_ids=chat.stop_ids,
-            grammar=grammar,
+            stop_ids=serving.need_tokenizer("messages").chat.stop_ids,
+            grammar=asked.grammar,
         )
         format = ChatFormat(
             model=serving.model_name,
@@ -46,10 +52,11 @@ def chat_routes(serving: Serving) -> APIRouter:
             return_token_ids=bool(body.return_token_ids),
             prompt_logprobs=body.prompt_logprobs,
             logprobs=logprobs,
+            reading=asked.reading,
         )
         return await respond(
             request,
-            serving.start(job),
+            serving.start(asked.readable(job)),
             format,
             stream=bool(body.stream),
             continuous_usage=body.continuous_usage,
@@ -61,9 +68,11 @@ def chat_routes(serving: Serving) -> APIRouter:
 
 def conversation(body: ChatBody) -> Conversation:
     """What the model is to read. It is not told of tools that it must not use."""
+    use = body.tool_use
     return Conversation(
         body.messages,
-        tools=body.tools if body.tool_choice != "none" else None,
+        tools=None if use is None else use.tools,
         documents=body.documents,
+        reasoning_effort=body.reasoning_effort,
         variables=body.chat_template_kwargs or {},
     )

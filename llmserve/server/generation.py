@@ -40,6 +40,7 @@ class Job:
     stops: StopStrings = field(default_factory=StopStrings)
     shows_stops: bool = False  # the text has the stop string or stop token that ends it
     continues_text: bool = False  # the answer goes on where the prompt's text ends
+    shown: frozenset[int] = frozenset()  # special tokens that are text in this answer, by their names
     wants_tokens: bool = False  # each of them, also those that have no text yet; else deltas have none
     priority: int = 0  # of this and the next two see `Request`: every choice has them
     timeout: float | None = None
@@ -292,7 +293,7 @@ def _each_choices(job: Job) -> list[SamplingParams]:
 
 def _detokenizer(tokenizer: Tokenizer, job: Job, prompt: tuple[int, ...]) -> Detokenizer:
     prompt_has_text = not all(map(tokenizer.is_silent, prompt))
-    return Detokenizer(tokenizer, continues_text=job.continues_text and prompt_has_text)
+    return Detokenizer(tokenizer, shown=job.shown, continues_text=job.continues_text and prompt_has_text)
 
 
 def text_and_tokens(

@@ -1,4 +1,7 @@
-"""What OpenAI's two endpoints answer with: chunks and whole bodies out of deltas, as vLLM extends them."""
+"""What OpenAI's endpoints answer with: chunks and whole bodies out of deltas, as vLLM extends them.
+
+What they have in common is here, and completions are; chat is in `chat_format`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from llmserve.tokenizer import Tokenizer
 
 
 @dataclass(kw_only=True)
-class _Format:
+class OpenAIFormat:
     """What chat and completions have in common."""
 
     KIND: ClassVar[str]
@@ -37,7 +40,10 @@ class _Format:
         self._chunk_tail = {"usage": None} if self.include_usage else {}
 
     def usage_chunk(self, usage: Usage) -> dict[str, Any]:
-        return {**self._chunk_head, "choices": [], "usage": usage_body(usage)}
+        return {**self._chunk_head, "choices": [], "usage": self._usage(usage)}
+
+    def _usage(self, usage: Usage) -> dict[str, Any]:
+        return usage_body(usage)
 
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self._id, "object": kind, "created": self._created, "model": self.model}
@@ -46,7 +52,7 @@ class _Format:
         return {**self._chunk_head, "choices": [choice], **self._chunk_tail}
 
     def _body(self, choices: list[dict[str, Any]], usage: Usage) -> dict[str, Any]:
-        return {**self._head(self.KIND), "choices": choices, "usage": usage_body(usage)}
+        return {**self._head(self.KIND), "choices": choices, "usage": self._usage(usage)}
 
     def _token_text(self, token: int) -> str:
         text = self._decoded(token)
@@ -84,64 +90,8 @@ class _Format:
         }
 
 
-class ChatFormat(_Format):
-    """`chat.completion` and `chat.completion.chunk`."""
-
-    KIND = "chat.completion"
-    CHUNK_KIND = "chat.completion.chunk"
-    ID_PREFIX = "chatcmpl"
-
-    def opening(self, choices: int) -> list[dict[str, Any]]:
-        role = {"role": "assistant", "content": ""}
-        chunks = [
-            self._chunk({"index": i, "delta": role, "logprobs": None, "finish_reason": None}) for i in range(choices)
-        ]
-        chunks[0] |= self._prompt_token_ids()
-        return chunks
-
-    def chunks(self, delta: Delta) -> list[dict[str, Any]]:
-        choice: dict[str, Any] = {"index": delta.index, "delta": {}, "logprobs": None, "finish_reason": None}
-        if delta.finish is not None:
-            choice |= {"finish_reason": delta.finish.value, "stop_reason": delta.stop_reason}
-        else:
-            choice |= {"delta": {"content": delta.text}, "logprobs": self._logprobs(delta.tokens)}
-            choice |= self._token_ids(delta.tokens)
-        return [self._chunk(choice)]
-
-    def body(self, choices: list[Whole], usage: Usage) -> dict[str, Any]:
-        body = self._body([self._choice(choice) for choice in choices], usage)
-        return body | self._prompt_token_ids() | self._of_prompt(choices, 0)
-
-    def _choice(self, choice: Whole) -> dict[str, Any]:
-        return {
-            "index": choice.index,
-            "message": {"role": "assistant", "content": choice.text, "refusal": None},
-            "logprobs": self._logprobs(choice.tokens),
-            "finish_reason": choice.finish and choice.finish.value,
-            "stop_reason": choice.stop_reason,
-            **self._token_ids(choice.tokens),
-        }
-
-    def _prompt_token_ids(self) -> dict[str, Any]:
-        return {"prompt_token_ids": self.prompts[0]} if self.return_token_ids else {}
-
-    def _logprobs(self, tokens: list[Token]) -> dict[str, Any] | None:
-        if self.logprobs is None:
-            return None
-        content = [self._token(token.id, token.logprobs) for token in tokens if token.logprobs is not None]
-        return {"content": content, "refusal": None}
-
-    def _token(self, token: int, logprobs: TokenLogprobs) -> dict[str, Any]:
-        top = [self._entry(id, logprob) for id, logprob in logprobs.top]
-        return {**self._entry(token, logprobs.chosen), "top_logprobs": top}
-
-    def _entry(self, token: int, logprob: float) -> dict[str, Any]:
-        own_bytes = list(self.tokenizer.token_bytes(token)) if self.tokenizer else None
-        return {"token": self._token_text(token), "logprob": finite(logprob), "bytes": own_bytes}
-
-
 @dataclass(kw_only=True)
-class CompletionFormat(_Format):
+class CompletionFormat(OpenAIFormat):
     """`text_completion`, the same object in a stream and whole."""
 
     KIND = CHUNK_KIND = "text_completion"

@@ -45,8 +45,14 @@ class Whole:
         self.stop_reason = delta.stop_reason if delta.finish else self.stop_reason
 
 
-class Format(Protocol):
-    """One endpoint's JSON."""
+class WholeFormat(Protocol):
+    """One endpoint's JSON of a whole answer."""
+
+    def body(self, choices: list[Whole], usage: Usage) -> dict[str, Any]: ...
+
+
+class Format(WholeFormat, Protocol):
+    """And of a stream."""
 
     include_usage: bool
 
@@ -57,8 +63,6 @@ class Format(Protocol):
     def chunks(self, delta: Delta) -> list[dict[str, Any]]: ...
 
     def usage_chunk(self, usage: Usage) -> dict[str, Any]: ...
-
-    def body(self, choices: list[Whole], usage: Usage) -> dict[str, Any]: ...
 
 
 async def respond(
@@ -74,6 +78,10 @@ async def respond(
     if stream:
         chunks = _chunks(generation, format, continuous_usage)
         return EventStreamResponse(chunks, on_end=generation.close, ping_s=ping_s)
+    return await respond_whole(request, generation, format)
+
+
+async def respond_whole(request: Request, generation: Generation, format: WholeFormat) -> Response:
     try:
         choices = await until_disconnect(request.receive, _collect(generation))
     except ClientDisconnect:
@@ -87,7 +95,7 @@ async def respond(
     return Response(content, media_type="application/json")
 
 
-def _whole(format: Format, choices: list[Whole], usage: Usage) -> bytes:
+def _whole(format: WholeFormat, choices: list[Whole], usage: Usage) -> bytes:
     return encode(format.body(choices, usage))
 
 

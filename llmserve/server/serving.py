@@ -14,6 +14,7 @@ from llmserve.engine.messages import Ready
 from llmserve.errors import RequestError
 from llmserve.request import SamplingParams
 from llmserve.server.admission import Admission, Load, QueueFullError
+from llmserve.server.answers.choose import Forms
 from llmserve.server.engine_client import EngineClient, NotReadyError
 from llmserve.server.errors import ModelNotFoundError, shown
 from llmserve.server.generation import Generation, Job
@@ -45,6 +46,7 @@ class Serving:
     model_name: str
     metrics: Metrics
     admission: Admission
+    forms: Forms
     sse_ping_interval: float  # as EventStreamResponse's `ping_s`
 
     @property

@@ -36,12 +36,13 @@ Part = int | Text
 class Conversation:
     """What a chat request says. `tools` and `documents` as OpenAI's and Hugging Face's APIs give them; None: none.
 
-    `variables` are for a template alone, by name (`chat_template_kwargs`).
+    `variables` are for a template alone, by name (`chat_template_kwargs`), and so is `reasoning_effort`.
     """
 
     messages: Sequence[Message]
     tools: Sequence[Mapping[str, Any]] | None = None
     documents: Sequence[Mapping[str, Any]] | None = None
+    reasoning_effort: str | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -51,6 +52,11 @@ class ChatPrompt(Protocol):
     @property
     def told(self) -> str:
         """What it is, for people: a server logs it at start."""
+        ...
+
+    @property
+    def template(self) -> str:
+        """The Jinja source, in which it shows how a model answers; nothing where prompts are not a template's."""
         ...
 
     @property
@@ -69,6 +75,7 @@ def only_messages(conversation: Conversation, told: str, *, tools: bool = False)
         ("tools", conversation.tools and not tools),
         ("documents", conversation.documents),
         ("chat_template_kwargs", conversation.variables),
+        ("reasoning_effort", conversation.reasoning_effort),
     ):
         if given:
             raise RequestError(

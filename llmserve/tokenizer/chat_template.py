@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -23,7 +23,10 @@ MAX_REASON = 500
 
 
 class ChatTemplate:
-    """One compiled template with the special tokens it may name (`bos_token`, `eos_token`, ...)."""
+    """One compiled template with the special tokens it may name (`bos_token`, `eos_token`, ...).
+
+    `reads` has the names of the variables that it looks at.
+    """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str | list[str]]) -> None:
         environment = ImmutableSandboxedEnvironment(
@@ -32,8 +35,10 @@ class ChatTemplate:
         environment.filters["tojson"] = _to_json
         environment.globals["raise_exception"] = _raise_exception
         environment.globals["strftime_now"] = _strftime_now
+        self.source = source
         try:
             self._template = environment.from_string(source)
+            self.reads = frozenset(meta.find_undeclared_variables(environment.parse(source)))
         except (jinja2.TemplateError, RecursionError, SyntaxError, ValueError) as e:  # Python compiles it after jinja2
             raise EngineDirError(f"The chat template is not valid Jinja ({e}); correct it in the checkpoint.") from None
         self._variables = {"tools": None, "documents": None, **special_tokens}

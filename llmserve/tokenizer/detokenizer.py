@@ -16,12 +16,24 @@ from llmserve.tokenizer.tokenizer import Tokenizer
 
 
 class Detokenizer:
-    """One sequence's text. `end` is called once, after the last token."""
+    """One sequence's text. `end` is called once, after the last token.
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True, continues_text: bool = False) -> None:
+    Of special tokens only `shown` are text, by their names; all are without `skip_special_tokens`.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        skip_special_tokens: bool = True,
+        shown: frozenset[int] = frozenset(),
+        continues_text: bool = False,
+    ) -> None:
         self._has_no_text: Callable[[int], bool] = (
             tokenizer.is_silent if skip_special_tokens else tokenizer.is_unassigned
         )
+        if shown:
+            self._has_no_text = lambda token: token not in shown and tokenizer.is_silent(token)
         self._joiner = tokenizer.joiner(continues_text=continues_text)
 
     def feed(self, token: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -78,6 +78,11 @@ class Tokenizer:
     def token_text(self, token: int) -> str:
         """The token for people to read: U+FFFD stands for a part of a character."""
         return self.token_bytes(token).decode(errors="replace")
+
+    def token_ids(self, names: Iterable[str]) -> frozenset[int]:
+        """Of the tokens that are written so, as far as there are any."""
+        ids = map(self._backend.token_id, names)
+        return frozenset(id for id in ids if id is not None)
 
     def is_silent(self, token: int) -> bool:
         """Whether a text has nothing of this token: it is special, or no token has this id."""

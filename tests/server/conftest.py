@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import openai
 import pytest
 import tokenizers
@@ -126,6 +127,7 @@ def running_front(
     manifest: Manifest = manifest(),  # noqa: B008 (frozen)
     config: ServerConfig = ServerConfig(),  # noqa: B008 (frozen)
     script: Callable[[Request], list[int]] = text_by_seed,
+    max_model_len: int = READY.max_model_len,
 ) -> Iterator[Front]:
     started: list[Front] = []
     stop = asyncio.Event()
@@ -137,7 +139,7 @@ def running_front(
             server.start()
             engine = FakeEngine(endpoint, script)
             if ready:
-                engine.say(READY)
+                engine.say(msgspec.structs.replace(READY, max_model_len=max_model_len))
                 await client.wait_ready()
             started.append(Front(client, url(listener), engine, asyncio.get_running_loop()))
             await stop.wait()

@@ -15,10 +15,11 @@ def checked_messages(value: Any) -> Any:
     """OpenAI's messages → what chat templates expect: content is text, arguments of tool calls are objects."""
     if not isinstance(value, list) or not value:
         raise RequestError("messages must be a list of at least one message.", param="messages")
-    return [_message(message, f"messages.{i}") for i, message in enumerate(value)]
+    return [checked_message(message, f"messages.{i}") for i, message in enumerate(value)]
 
 
-def _message(message: Any, at: str) -> dict[str, Any]:
+def checked_message(message: Any, at: str) -> dict[str, Any]:
+    """`at` is where it stands in the body."""
     if not isinstance(message, dict):
         raise RequestError(f"{at} must be an object with role and content.", param=at)
     # Answers are sent back as they came, with null for all that they did not have.

@@ -14,6 +14,7 @@ class BaichuanPrompt:
     """See `chat_prompt.ChatPrompt`."""
 
     told = "Baichuan's own chat format (a token for each speaker)"
+    template = ""
 
     def __init__(self, user: int, assistant: int) -> None:
         self._tokens = {"user": user, "assistant": assistant}

@@ -14,6 +14,7 @@ class ChatGLM2Prompt:
     """See `chat_prompt.ChatPrompt`."""
 
     told = "ChatGLM2's own chat format (rounds of 问 and 答)"
+    template = ""
     stop_ids: frozenset[int] = frozenset()
 
     def __init__(self, backend: Backend) -> None:

@@ -29,6 +29,7 @@ class ChatGLM3Prompt:
     """See `chat_prompt.ChatPrompt`. The metadata of an answer may be given, as `metadata`."""
 
     told = "ChatGLM3's own chat format (a token for each role)"
+    template = ""
 
     def __init__(self, backend: Backend) -> None:
         self._prefix = backend.prefix_ids

@@ -17,6 +17,7 @@ class Llama2Prompt:
     """See `chat_prompt.ChatPrompt`."""
 
     told = "Llama 2's own chat format ([INST] … [/INST])"
+    template = ""
     stop_ids: frozenset[int] = frozenset()
 
     def __init__(self, begin: int, end: int) -> None:

@@ -23,6 +23,7 @@ class PlainPrompt:
     """See `chat_prompt.ChatPrompt`."""
 
     told = "llmserve's default, lines of `User: …` and `Assistant: …`"
+    template = ""
     stop_ids: frozenset[int] = frozenset()
 
     def __init__(self, backend: Backend) -> None:

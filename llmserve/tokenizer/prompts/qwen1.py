@@ -17,6 +17,7 @@ class Qwen1Prompt:
     """See `chat_prompt.ChatPrompt`."""
 
     told = "Qwen's own chat format (ChatML)"
+    template = ""
 
     def __init__(self, start: int, end: int) -> None:
         self._start, self._end = start, end

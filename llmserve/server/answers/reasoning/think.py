@@ -1,0 +1,116 @@
+"""`<think>…</think>` before the answer: Qwen3, QwQ, DeepSeek-R1 and what was distilled from it, GLM-4.5.
+
+The model opens it itself, or its template does at the prompt's end, so that the answer begins inside. White space next
+to the markers belongs to them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from llmserve.server.answers.markers import held_back
+from llmserve.server.answers.parts import AnswerPart, Content, Reasoning
+from llmserve.server.answers.reasoning.form import ReasoningParser
+from llmserve.tokenizer import ChatPrompt
+
+OPEN, CLOSE = "<think>", "</think>"
+OPENED = re.compile(rf"{OPEN}\s*\Z")
+CLOSED = re.compile(rf"{CLOSE}\s*\Z")
+
+
+class Think:
+    """See `form.ReasoningForm`."""
+
+    name = "think"
+
+    def is_of(self, chat: ChatPrompt) -> bool:
+        return CLOSE in chat.template
+
+    def parser(self, prompt: str) -> ReasoningParser:
+        return ThinkParser(inside=OPENED.search(prompt) is not None)
+
+    def rules(self, prompt: str) -> list[str] | None:
+        if CLOSED.search(prompt):
+            return None
+        thought = ["thought[lazy]: /(?s:.*)/ " + f'"{CLOSE}"', r"WHITE: /\s*/"]  # the first marker that comes ends it
+        if OPENED.search(prompt):
+            return ["reasoning: thought WHITE", *thought]
+        return [f'reasoning: ("{OPEN}" thought WHITE)?', *thought]
+
+
+class ThinkParser:
+    """See `form.ReasoningParser`. `inside`: the text begins in the middle of reasoning."""
+
+    def __init__(self, *, inside: bool) -> None:
+        self._text = ""  # not told yet
+        self._ended = False
+        self._seen = 0  # characters fed
+        self._chars = math.inf
+        self._parts: list[AnswerPart] = []
+        self._state = self._opened if inside else self._begin
+
+    @property
+    def chars(self) -> float:
+        return self._chars
+
+    def feed(self, text: str) -> list[AnswerPart]:
+        self._text += text
+        self._seen += len(text)
+        return self._run()
+
+    def end(self) -> list[AnswerPart]:
+        self._ended = True
+        return self._run()
+
+    def _run(self) -> list[AnswerPart]:
+        self._parts = []
+        while self._state():
+            pass
+        return self._parts
+
+    def _begin(self) -> bool:
+        text = self._text.lstrip()
+        if text.startswith(OPEN):
+            self._text = text[len(OPEN) :]
+            self._state = self._opened
+        elif self._ended or not OPEN.startswith(text):
+            self._chars = 0
+            self._state = self._answer
+        else:
+            return False
+        return True
+
+    def _opened(self) -> bool:
+        self._text = self._text.lstrip()
+        if self._text:
+            self._state = self._thinking
+        return bool(self._text)
+
+    def _thinking(self) -> bool:
+        thought, close, rest = self._text.partition(CLOSE)
+        if close:
+            self._tell(Reasoning(thought.rstrip()))
+            self._chars = self._seen - len(rest)
+            self._text = rest
+            self._state = self._closed
+            return True
+        known = len(self._text) - (0 if self._ended else held_back(self._text, CLOSE))
+        self._tell(Reasoning(self._text[:known]))
+        self._text = self._text[known:]
+        return False
+
+    def _closed(self) -> bool:
+        self._text = self._text.lstrip()
+        if self._text:
+            self._state = self._answer
+        return bool(self._text)
+
+    def _answer(self) -> bool:
+        self._tell(Content(self._text))
+        self._text = ""
+        return False
+
+    def _tell(self, part: Content | Reasoning) -> None:
+        if part.text:
+            self._parts.append(part)

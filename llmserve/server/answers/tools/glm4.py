@@ -1,0 +1,63 @@
+"""The tool's name on a line, then its arguments as JSON: GLM-4.
+
+Source: the models' chat templates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmserve.server.answers.parts import Parser
+from llmserve.server.answers.tools.choices import one_of
+from llmserve.server.answers.tools.first_line import AGAIN, FirstLineCalls
+from llmserve.server.answers.tools.form import Function, openai_id
+from llmserve.server.answers.tools.json_calls import ObjectScan
+from llmserve.tokenizer import ChatPrompt
+
+
+class Glm4:
+    """See `form.ToolForm`."""
+
+    name = "glm4"
+    marks = (AGAIN,)
+
+    def is_of(self, chat: ChatPrompt) -> bool:
+        """GLM-4.5 has markers around its calls."""
+        return all(mark in chat.template for mark in ("[gMASK]", "<|observation|>")) and (
+            "<tool_call>" not in chat.template
+        )
+
+    def parser(self, names: frozenset[str]) -> Parser:
+        return Glm4Calls(names)
+
+    def calls(self, functions: Sequence[Function], *, many: bool) -> list[str] | None:
+        """One: after a call it gives the word to somebody else."""
+        return ["answer: call", *one_of(functions, lambda name: (f"{name}\n", ""))]
+
+    def answers(self, functions: Sequence[Function], *, many: bool) -> list[str] | None:
+        return None
+
+    def new_id(self) -> str:
+        return openai_id()
+
+
+class Glm4Calls(FirstLineCalls):
+    def _in_call(self) -> bool:
+        text = self._text.lstrip()
+        if not text and not self._ended:
+            return False
+        if not text.startswith("{"):
+            return self._no_call()
+        self._begin()
+        self._text = text
+        self._arguments = ObjectScan()
+        self._state = self._in_arguments
+        return True
+
+    def _in_arguments(self) -> bool:
+        size = self._arguments.take(self._text)
+        self._add_arguments(self._text[:size])
+        self._text = self._text[size:]
+        if self._arguments.is_whole:
+            self._state = self._in_content
+        return self._arguments.is_whole

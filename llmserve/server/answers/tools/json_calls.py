@@ -1,0 +1,275 @@
+"""Tool calls written as JSON, `{"name": …, "arguments": {…}}`, behind a marker or as the whole answer.
+
+What the three forms that do so (Hermes, Llama 3, Mistral) differ in is `Syntax`. A call begins once its name and the
+brace of its arguments are there, and arguments are passed on as they are written: if they are broken, whoever called
+sees it. What breaks before that is content.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from llmserve.server.answers.markers import held_back
+from llmserve.server.answers.parts import AnswerPart, CallArguments, CallBegin, Content
+
+MAX_HEAD = 512
+"""Characters of a call before its arguments; what is longer is none that a parser would wait for."""
+
+SPACE = r"\s*"
+NAME = r'[^"\\\n]*'
+
+
+@dataclass(frozen=True)
+class Syntax:
+    """What is around calls."""
+
+    opening: str  # the marker before them
+    lead: str = ""  # a character between that and the first
+    between: str = ""  # a character between two; empty: each has markers of its own
+    closing: str = ""  # the marker behind them
+    bare: bool = False  # the answer may begin with a call without a marker; then its name has to be a tool's
+
+    @cached_property
+    def first_head(self) -> Head:
+        return Head([SPACE, *self.lead])
+
+    @cached_property
+    def next_head(self) -> Head:
+        return Head([])
+
+
+class Head:
+    """What a call begins with, up to the brace of its arguments, as patterns: all of it, or a beginning."""
+
+    def __init__(self, lead: Sequence[str]) -> None:
+        ways = [
+            [*map(_pattern, lead), SPACE, r"\{", SPACE, *kind, *_key("name"), '"', NAME, '"', SPACE, ",", SPACE,
+             *_key(arguments), r"\{"]
+            for kind in ((), (*_key("type"), *'"function"', SPACE, ",", SPACE))
+            for arguments in ("arguments", "parameters")
+        ]  # fmt: skip
+        whole = ("".join(f"({atom})" if atom == NAME else atom for atom in way) for way in ways)
+        self._whole = re.compile("|".join(whole))
+        self._beginning = re.compile("|".join(map(_beginning, ways)))
+
+    def match(self, text: str) -> tuple[str, int] | None:
+        """The call's name, and where its arguments begin."""
+        match = self._whole.match(text, 0, MAX_HEAD)
+        return None if match is None else (next(name for name in match.groups() if name is not None), match.end() - 1)
+
+    def may_follow(self, text: str) -> bool:
+        """Whether it is the beginning of one."""
+        return len(text) < MAX_HEAD and self._beginning.fullmatch(text) is not None
+
+
+def _pattern(atom: str) -> str:
+    return atom if atom == SPACE else re.escape(atom)
+
+
+def _key(name: str) -> tuple[str, ...]:
+    return (*f'"{name}"', SPACE, ":", SPACE)
+
+
+def _beginning(atoms: Sequence[str]) -> str:
+    pattern = ""
+    for atom in reversed(atoms):
+        pattern = f"(?:{atom}{pattern})?"
+    return pattern
+
+
+class JsonCalls:
+    """See `parts.Parser`. Between `feed`s it is in one of its states, each a method that takes what it can.
+
+    A state returns whether another one, or itself again, has to look at what is left.
+    """
+
+    def __init__(self, syntax: Syntax, names: frozenset[str]) -> None:
+        self._syntax = syntax
+        self._names = names
+        self._text = ""  # not told yet
+        self._before = ""  # likewise: the white space and marker before a call that has not begun
+        self._head = syntax.first_head
+        self._needs_name = False  # only a tool's name makes it a call
+        self._searched = 0  # of `_text`, for the closing marker
+        self._arguments = ObjectScan()
+        self._calls = 0
+        self._after_call = False  # nothing but white space came since the last call
+        self._ended = False
+        self._parts: list[AnswerPart] = []
+        self._state = self._answer_begins if syntax.bare else self._in_content
+
+    def feed(self, text: str) -> list[AnswerPart]:
+        self._text += text
+        return self._run()
+
+    def end(self) -> list[AnswerPart]:
+        self._ended = True
+        return self._run()
+
+    def _run(self) -> list[AnswerPart]:
+        self._parts = []
+        while self._state():
+            pass
+        return self._parts
+
+    def _answer_begins(self) -> bool:
+        text = self._text.lstrip()
+        if not text and not self._ended:
+            return False
+        if text.startswith("{"):
+            self._expect_call(before=self._text[: len(self._text) - len(text)], head=self._syntax.next_head)
+            self._needs_name = True
+        else:
+            self._state = self._in_content
+        return True
+
+    def _in_content(self) -> bool:
+        before, opening, rest = self._text.partition(self._syntax.opening)
+        if opening:
+            shown = before.rstrip()
+            self._tell(shown)
+            self._text = before[len(shown) :] + opening + rest
+            self._expect_call(before=before[len(shown) :] + opening, head=self._syntax.first_head)
+            return True
+        if self._ended:
+            self._tell("" if self._after_call and not self._text.strip() else self._text)
+            self._text = ""
+            return False
+        known = len(self._text) - held_back(self._text, self._syntax.opening)
+        self._tell(self._text[:known])
+        self._text = self._text[known:]
+        return False
+
+    def _expect_call(self, before: str, head: Head) -> None:
+        """A call may come behind `before`, which `_text` begins with."""
+        self._before = before
+        self._text = self._text[len(before) :]
+        self._head = head
+        self._needs_name = False
+        self._state = self._call_begins
+
+    def _call_begins(self) -> bool:
+        found = self._head.match(self._text)
+        if found is not None:
+            name, at = found
+            if self._needs_name and name not in self._names:
+                return self._no_call()
+            self._begin(name)
+            self._text = self._text[at:]
+            self._arguments = ObjectScan()
+            self._state = self._in_arguments
+            return True
+        if not self._ended and self._head.may_follow(self._text):
+            return False
+        if self._syntax.closing and re.match(r"\s*\{", self._text[:MAX_HEAD]):
+            self._searched = 0
+            self._state = self._in_unusual_call
+            return True
+        return self._no_call()
+
+    def _in_unusual_call(self) -> bool:
+        """JSON that may be a call in another order, or with its arguments as a text: seen when it is whole."""
+        closing = self._syntax.closing
+        at = self._text.find(closing, self._searched)
+        if at < 0 and not self._ended:
+            self._searched = max(0, len(self._text) - len(closing) + 1)
+            return False
+        call = _call(self._text if at < 0 else self._text[:at])
+        if call is None:
+            return self._no_call()
+        self._begin(call[0])
+        self._parts.append(CallArguments(self._calls - 1, call[1]))
+        self._after_call = True
+        self._text = "" if at < 0 else self._text[at + len(closing) :]
+        self._state = self._in_content
+        return True
+
+    def _no_call(self) -> bool:
+        self._tell(self._before)
+        self._state = self._in_content
+        return True
+
+    def _begin(self, name: str) -> None:
+        self._parts.append(CallBegin(self._calls, name))
+        self._calls += 1
+
+    def _in_arguments(self) -> bool:
+        size = self._arguments.take(self._text)
+        if size:
+            self._parts.append(CallArguments(self._calls - 1, self._text[:size]))
+        self._text = self._text[size:]
+        if not self._arguments.is_whole:
+            return False
+        self._after_call = True
+        self._state = self._call_ends
+        return True
+
+    def _call_ends(self) -> bool:
+        """Closing braces, as many as there are, and what stands behind a call."""
+        text = self._text.lstrip()
+        closing, between = self._syntax.closing, self._syntax.between
+        if text.startswith("}"):
+            self._text = text[1:]
+            return True
+        if not text or (len(text) < len(closing) and closing.startswith(text)):
+            self._text = "" if self._ended else self._text
+            self._state = self._in_content if self._ended else self._state
+            return self._ended
+        if between and text.startswith(between):
+            self._expect_call(before=self._text[: len(self._text) - len(text) + 1], head=self._syntax.next_head)
+            return True
+        if closing and text.startswith(closing):
+            self._text = text[len(closing) :]
+        self._state = self._in_content
+        return True
+
+    def _tell(self, text: str) -> None:
+        if text:
+            self._after_call = False
+            self._parts.append(Content(text))
+
+
+class ObjectScan:
+    """Finds the end of a JSON object: brackets are counted, those in strings not."""
+
+    def __init__(self) -> None:
+        self.is_whole = False
+        self._depth = 0
+        self._in_string = False
+        self._escaped = False
+
+    def take(self, text: str) -> int:
+        """How many of the characters that come next are the object's."""
+        for position, char in enumerate(text, start=1):
+            if self._in_string:
+                self._in_string = self._escaped or char != '"'
+                self._escaped = char == "\\" and not self._escaped
+            elif char == '"':
+                self._in_string = True
+            elif char in "{[":
+                self._depth += 1
+            elif char in "}]":
+                self._depth -= 1
+                if self._depth == 0:
+                    self.is_whole = True
+                    return position
+        return len(text)
+
+
+def _call(text: str) -> tuple[str, str] | None:
+    """Name and arguments."""
+    try:
+        value: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return None
+    arguments = value.get("arguments", value.get("parameters", {}))
+    if isinstance(arguments, str):
+        return value["name"], arguments
+    return (value["name"], json.dumps(arguments, ensure_ascii=False)) if isinstance(arguments, dict) else None

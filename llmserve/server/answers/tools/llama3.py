@@ -1,0 +1,41 @@
+"""JSON as the whole answer, or behind `<|python_tag|>`, several with semicolons between them: Llama 3.1 to 3.3.
+
+Source: Meta's prompt format for Llama 3.1 and the models' chat templates. Calls of the built-in tools, which are
+Python, are content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmserve.server.answers.parts import Parser
+from llmserve.server.answers.tools.choices import one_of
+from llmserve.server.answers.tools.form import Function, openai_id
+from llmserve.server.answers.tools.json_calls import JsonCalls, Syntax
+from llmserve.server.grammars import literal
+from llmserve.tokenizer import ChatPrompt
+
+SYNTAX = Syntax(opening="<|python_tag|>", between=";", bare=True)
+
+
+class Llama3:
+    """See `form.ToolForm`."""
+
+    name = "llama3"
+    marks = (SYNTAX.opening,)
+
+    def is_of(self, chat: ChatPrompt) -> bool:
+        return "<|start_header_id|>" in chat.template and '"parameters": ' in chat.template
+
+    def parser(self, names: frozenset[str]) -> Parser:
+        return JsonCalls(SYNTAX, names)
+
+    def calls(self, functions: Sequence[Function], *, many: bool) -> list[str] | None:
+        rules = one_of(functions, lambda name: (f'{{"name": {literal(name)}, "parameters": ', "}"))
+        return ['answer: call ("; " call)*' if many else "answer: call", *rules]
+
+    def answers(self, functions: Sequence[Function], *, many: bool) -> list[str] | None:
+        return None
+
+    def new_id(self) -> str:
+        return openai_id()

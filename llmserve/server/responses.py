@@ -1,0 +1,92 @@
+"""POST /v1/responses: a conversation in OpenAI's newer form. What was said before is always sent again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Iterable
+
+from fastapi import APIRouter, Request, Response
+
+from llmserve.server.asked import ask
+from llmserve.server.errors import answer
+from llmserve.server.generation import Generation
+from llmserve.server.protocol.responses import ResponsesBody
+from llmserve.server.respond import respond_whole
+from llmserve.server.response_items import Event
+from llmserve.server.responses_format import ResponsesFormat
+from llmserve.server.serving import Serving
+from llmserve.server.streaming import EventStreamResponse, encode
+from llmserve.tokenizer import Conversation
+
+logger = logging.getLogger(__name__)
+
+
+def responses_routes(serving: Serving) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.post("/v1/responses")
+    async def responses(body: ResponsesBody, request: Request) -> Response:
+        serving.check(
+            body.generation,
+            prompts=1,
+            prompt_param="input",
+            limit=body.max_output_tokens,
+            limit_param="max_output_tokens",
+        )
+        asked = await ask(serving, conversation(body), body.tool_use, body.form, keeps_reasoning=True, param="input")
+        job = serving.job(
+            body.generation,
+            [asked.prompt],
+            prompt_param="input",
+            limit=body.max_output_tokens,
+            limit_param="max_output_tokens",
+            default_limit=serving.manifest.generation.max_tokens,
+            logprobs=None,
+            prompt_logprobs=None,
+            continues_text=False,
+            stop_ids=serving.need_tokenizer("input").chat.stop_ids,
+            grammar=asked.grammar,
+        )
+        format = ResponsesFormat(
+            model=serving.model_name,
+            body_sent=body,
+            temperature=job.sampling.temperature,
+            top_p=job.sampling.top_p,
+            reading=asked.reading,
+        )
+        generation = serving.start(asked.readable(job))
+        if body.stream:
+            events = _events(generation, format)
+            return EventStreamResponse(events, on_end=generation.close, ping_s=serving.sse_ping_interval)
+        return await respond_whole(request, generation, format)
+
+    return routes
+
+
+def conversation(body: ResponsesBody) -> Conversation:
+    use = body.tool_use
+    return Conversation(
+        body.messages,
+        tools=None if use is None else use.tools,
+        reasoning_effort=body.reasoning.effort if body.reasoning else None,
+        variables=body.chat_template_kwargs or {},
+    )
+
+
+async def _events(generation: Generation, format: ResponsesFormat) -> AsyncIterator[bytes]:
+    """The last of them says how it ended; nothing comes after that."""
+    try:
+        yield _encoded(format.opening())
+        async for batch in generation.batches():
+            if told := b"".join(_encoded(format.events(delta)) for delta in batch):
+                yield told
+        yield _encoded(format.ending(generation.usage))
+    except Exception as e:
+        problem = answer(e)
+        if problem.code == "internal_error":
+            logger.exception("A stream ended in an error")
+        yield _encoded(format.failure(problem))
+
+
+def _encoded(events: Iterable[Event]) -> bytes:
+    return b"".join(b"event: " + event["type"].encode() + b"\ndata: " + encode(event) + b"\n\n" for event in events)

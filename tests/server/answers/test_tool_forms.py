@@ -1,0 +1,161 @@
+"""Tool calls in every form: what is one, what is not, and that it does not matter how the text was cut."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmserve.server.answers.parts import Answer, AnswerPart, Call, CallBegin, Content
+from llmserve.server.answers.tools import FORMS
+
+BY_NAME = {form.name: form for form in FORMS}
+NAMES = frozenset({"weather", "weather_at", "f"})
+
+
+def parts(form: str, pieces: Iterable[str]) -> list[AnswerPart]:
+    parser = BY_NAME[form].parser(NAMES)
+    told = [part for piece in pieces for part in parser.feed(piece)]
+    return told + parser.end()
+
+
+def read(form: str, *pieces: str) -> Answer:
+    return Answer.of(parts(form, pieces))
+
+
+F = Call("f", "{}")
+ONE = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+ODD = '{"a": "}\\"</tool_call>{", "b": [{"c": "\\\\"}], "明": "🌟"}'
+
+CALLS: list[tuple[str, str, str, list[Call]]] = [
+    ("hermes", ONE, "", [F]),
+    ("hermes", f"I look.\n{ONE}\n", "I look.", [F]),
+    ("hermes", f"{ONE}\n{ONE}", "", [F, F]),
+    ("hermes", f"a {ONE} b {ONE} c", "a b c", [F, F]),
+    ("hermes", f'<tool_call>{{"name":"weather","arguments":{ODD}}}</tool_call>', "", [Call("weather", ODD)]),
+    ("hermes", '<tool_call>{"name": "other", "arguments": {}}</tool_call>', "", [Call("other", "{}")]),
+    ("hermes", '<tool_call>{"arguments": {"x": 1}, "name": "f"}</tool_call>.', ".", [Call("f", '{"x": 1}')]),
+    ("hermes", '<tool_call>{"name": "f", "arguments": "{\\"x\\": 1}"}</tool_call>', "", [Call("f", '{"x": 1}')]),
+    ("hermes", '<tool_call>{"name": "f"}</tool_call>', "", [F]),
+    ("hermes", '<tool_call>{"arguments": {}, "name": "f"}', "", [F]),  # the end came before the marker
+    ("hermes", '<tool_call>{"name": "f", "arguments": {}\n</tool_call>', "", [F]),  # a brace was forgotten
+    ("hermes", '<tool_call>{"name": "f", "arguments": {}}\n</tool_c', "", [F]),
+    ("hermes", '<tool_call>{"name": "f", "arguments": {"x": [1', "", [Call("f", '{"x": [1')]),
+    ("llama3", '{"name": "f", "parameters": {}}', "", [F]),
+    ("llama3", '\n{"type": "function", "name": "f", "parameters": {}}; {"name":"weather", "parameters": {"x": 1}}', "",
+     [F, Call("weather", '{"x": 1}')]),
+    ("llama3", 'So:<|python_tag|>{"name": "f", "parameters": {}}', "So:", [F]),
+    ("mistral", '[TOOL_CALLS] [{"name": "f", "arguments": {}}, {"name": "weather", "arguments": {"x": 1}}]', "",
+     [F, Call("weather", '{"x": 1}')]),
+    ("glm4", 'weather\n{"city": "北京"}', "", [Call("weather", '{"city": "北京"}')]),
+    ("glm4", '\nweather_at \n {"x": {}}\n', "", [Call("weather_at", '{"x": {}}')]),
+    ("glm4", "I look.\n<|assistant|>f\n{}<|assistant|>f\n{}", "I look.", [F, F]),
+    ("chatglm3", "weather\n ```python\ntool_call(city='北京', days=[1, -2], now=True)\n```", "",
+     [Call("weather", '{"city": "北京", "days": [1, -2], "now": true}')]),
+    ("chatglm3", "\nf\ntool_call()", "", [F]),
+]  # fmt: skip
+
+TEXTS = [
+    ("hermes", ""),
+    ("hermes", " a\n"),
+    ("hermes", "use <tool_call> and </tool_call>"),
+    ("hermes", "<tool_call>\n{broken}\n</tool_call> then <tool_"),
+    ("hermes", '<tool_call>{"nome": "f", "arguments": {}}</tool_call>'),
+    ("hermes", '<tool_call>{"name": "f", "arguments": 5}</tool_call>'),
+    ("hermes", '<tool_call>{"name": "' + "f" * 1000 + '", "arguments": {}'),
+    ("hermes", "<tool_call>" + " " * 1000 + '{"name": "f", "arguments": {}}'),
+    ("hermes", '<tool_call>{"a": ' + "[" * 100_000),
+    ("llama3", '{"name": "Bob", "parameters": {}}'),  # no tool's name
+    ("llama3", '{"city": "Bonn"}'),
+    ("llama3", 'Say {"name": "f", "parameters": {}}'),
+    ("llama3", '<|python_tag|>brave_search.call(query="f")'),
+    ("mistral", "[TOOL_CALLS] f"),
+    ("mistral", 'It is {"name": "f", "arguments": {}}'),
+    ("glm4", "\n你好\n"),
+    ("glm4", "weather is a word"),
+    ("glm4", "f\nis a letter"),
+    ("glm4", 'other\n{"x": 1}'),
+    ("chatglm3", "f\n```python\ntool_call(open('x'))\n```"),
+    ("chatglm3", "f\n```python\ntool_call(1)\n```"),
+    ("chatglm3", "f\n```python\nprint(1)\n```"),
+    ("chatglm3", "f\ntool_call(x=" + "(" * 10_000 + ")"),
+]
+
+
+@pytest.mark.parametrize("form, text, content, calls", CALLS)
+def test_calls_are_told_apart_from_what_is_said(form: str, text: str, content: str, calls: list[Call]) -> None:
+    assert read(form, text) == read(form, *text) == Answer(content=content, calls=calls)
+
+
+@pytest.mark.parametrize("form, text", TEXTS)
+def test_what_is_no_call_is_content_to_the_last_character(form: str, text: str) -> None:
+    assert read(form, text) == read(form, *text) == Answer(content=text)
+
+
+def test_a_call_that_goes_on_badly_is_content_from_there() -> None:
+    good = '{"name": "f", "parameters": {}}'
+    assert read("llama3", f"{good}; and so") == Answer(content="; and so", calls=[F])
+    assert read("mistral", f"[TOOL_CALLS][{good}, x]") == Answer(content=", x]", calls=[F])
+
+
+PIECES = {
+    "hermes": ["<tool_call>", "</tool_call>", '{"name": "f", "arguments": ', '{"name":', "<tool_call>\n{"],
+    "llama3": ["<|python_tag|>", '{"name": "f", "parameters": ', '{"type": "function", "name": "weather", ', "; ", ";"],
+    "mistral": ["[TOOL_CALLS]", "[TOOL_CALLS] [", '{"name": "f", "arguments": ', ", ", "]", "["],
+    "glm4": ["weather\n", "f\n", "weather", "_at\n", "<|assistant|>", "\n"],
+    "chatglm3": ["weather\n", "f\n", "```python\n", "tool_call(x='a')", "tool_call(", "\n```", "<|assistant|>"],
+}
+COMMON = ["{", "}", "{}", '{"x": 1}', "}}", '"', "\\", " ", "\n", "a", "明", "<", "name", '{"a": "b}"}']
+
+
+@st.composite
+def cut_texts(draw: st.DrawFn) -> tuple[str, str, list[str]]:
+    """A form, a text that looks like its calls, and the text in pieces."""
+    form = draw(st.sampled_from(sorted(PIECES)))
+    text = "".join(draw(st.lists(st.sampled_from(PIECES[form] * 2 + COMMON), max_size=14)))
+    cuts = sorted(draw(st.lists(st.integers(0, len(text)), max_size=8)))
+    return form, text, [text[i:j] for i, j in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+
+
+@settings(max_examples=1500, deadline=None)
+@given(cut_texts())
+def test_how_a_text_is_cut_does_not_matter(case: tuple[str, str, list[str]]) -> None:
+    form, text, pieces = case
+    whole = read(form, text)
+    assert read(form, *pieces) == whole
+    assert read(form, *text) == whole
+    told = parts(form, pieces)
+    assert [part.index for part in told if isinstance(part, CallBegin)] == list(range(len(whole.calls)))
+    if not whole.calls:
+        # The one mark that is left out between two answers, whichever they are.
+        assert whole.content == (text.replace("<|assistant|>", "") if "glm" in form else text)
+    for call in whole.calls:
+        assert form == "chatglm3" or call.arguments in text
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from(["hermes", "llama3", "mistral", "glm4"]),
+    st.dictionaries(st.text(max_size=5), st.recursive(st.integers() | st.text(max_size=8), st.lists), max_size=3),
+)
+def test_arguments_arrive_as_they_were_written(form: str, arguments: dict[str, object]) -> None:
+    written = json.dumps(arguments, ensure_ascii=False)
+    text = {
+        "hermes": f'<tool_call>\n{{"name": "f", "arguments": {written}}}\n</tool_call>',
+        "llama3": f'{{"name": "f", "parameters": {written}}}',
+        "mistral": f'[TOOL_CALLS] [{{"name": "f", "arguments": {written}}}]',
+        "glm4": f"f\n{written}",
+    }[form]
+    assert read(form, *text) == Answer(calls=[Call("f", written)])
+
+
+@pytest.mark.parametrize("form", sorted(BY_NAME))
+def test_content_is_told_at_once(form: str) -> None:
+    parser = BY_NAME[form].parser(NAMES)
+    assert [*parser.feed("Well:"), *parser.feed(" so <")] == [
+        Content("Well:"),
+        Content(" so" if form != "mistral" else " so <"),
+    ]
