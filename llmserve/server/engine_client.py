@@ -42,7 +42,7 @@ EngineState = Loading | Ready | Draining | Stopped | Failed
 REMEMBERED_ENDS = 256
 """Of so many requests it is known when they ended."""
 
-TAKE_IN_S = 0.002
+TAKE_IN_S = 0.001
 """How long messages are taken in one after the other before the loop does anything else. What came for a request
 meanwhile leaves as one chunk, so that a front which is slower than its engine falls behind in chunks, not in time."""
 
