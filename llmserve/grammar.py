@@ -47,6 +47,7 @@ class Vocabulary:
         self.end = len(tokens)  # stands for the end of an answer; which tokens end one is for each request to say
         wrapper: Any = _Tokens(tokens, special, encode)
         self.tokenizer = LLTokenizer(wrapper)
+        wrapper.longest_first = self.tokenizer.greedy_tokenize
 
     @staticmethod
     def of(tokenizer: Tokenizer, vocab_size: int) -> Vocabulary:
@@ -70,15 +71,14 @@ class _Tokens:
     ) -> None:
         self.tokens = tokens
         self.special_token_ids = list(special)
+        self.longest_first: Callable[[str], list[int]] = lambda text: []  # is the library's, once it is there
         self._encode = encode
 
     def __call__(self, text: str) -> list[int]:
-        """Tokens of which the bytes are the text's; none where the tokenizer does not write it so, and the library
-        then takes the longest tokens that fit."""
-        if self._encode is None:
-            return []
-        ids = list(self._encode(text))
-        return ids if b"".join(self.tokens[id] for id in ids) == text.encode() else []
+        """Tokens of which the bytes are the text's: the longest that fit, where the model writes it in another way
+        (with a space before it, for one)."""
+        ids = list(self._encode(text)) if self._encode else []
+        return ids if b"".join(self.tokens[id] for id in ids) == text.encode() else self.longest_first(text)
 
 
 class Grammar:

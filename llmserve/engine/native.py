@@ -101,7 +101,7 @@ class NativeEngine:
 
     def step(self, meanwhile: Callable[[], None] = lambda: None) -> list[TokenEvent]:
         """`meanwhile` is called once: while the kernels of this step run or before, or if there is nothing to do."""
-        events = self._scheduler.expire(self._clock()) + self._admit_prepared()
+        events = self._admit_prepared() + self._scheduler.expire(self._clock())
         plan = self._scheduler.schedule()
         if plan is None:
             meanwhile()

@@ -56,7 +56,8 @@ class Sequence:
         self.id = request.id
         self.order = request.priority, self.arrival
         self.tokens = list(request.prompt)
-        self.stops_from = len(request.prompt) + sampling.min_tokens
+        # Before min_tokens a stop token can only come where a grammar leaves nothing else, and there it is the end.
+        self.stops_from = len(request.prompt) + (sampling.min_tokens if sampling.grammar is None else 0)
         self.told = len(request.prompt) - 1 if sampling.prompt_logprobs is None else 0
 
     @property
