@@ -31,6 +31,7 @@ class ChatFormat(OpenAIFormat):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._choices: dict[int, _Streamed] = {}
+        self._is_plain = not (self.reading.finds_calls or self.reading.finds_reasoning)
         self._reasoning_tokens = 0
 
     def opening(self, choices: int) -> list[dict[str, Any]]:
@@ -41,6 +42,8 @@ class ChatFormat(OpenAIFormat):
         return chunks
 
     def chunks(self, delta: Delta) -> list[dict[str, Any]]:
+        if self._is_plain and delta.text and not delta.tokens:  # most are, and each costs the front's one core
+            return [self._part_of(delta.index, {"content": delta.text})]
         streamed = self._choices[delta.index]
         parts = streamed.reader.feed(delta.text) if delta.finish is None else streamed.reader.end()
         chunks = [self._part_of(delta.index, self._shown(part, streamed)) for part in parts]
@@ -48,7 +51,7 @@ class ChatFormat(OpenAIFormat):
         if delta.finish is not None:
             self._reasoning_tokens += _reasoning_tokens(streamed.reader, streamed.offsets)
             ending = {"finish_reason": _reason(delta.finish, streamed.calls), "stop_reason": delta.stop_reason}
-            return [*chunks, self._part_of(delta.index, {}, **ending)]
+            return [*chunks, self._part_of(delta.index, {}, ending)]
         if delta.tokens and (self.return_token_ids or self.logprobs is not None):
             chunks = chunks or [self._part_of(delta.index, {})]
             chunks[0]["choices"][0] |= {"logprobs": self._logprobs(delta.tokens), **self._token_ids(delta.tokens)}
@@ -95,8 +98,9 @@ class ChatFormat(OpenAIFormat):
             case CallArguments(index, text):
                 return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
 
-    def _part_of(self, index: int, delta: dict[str, Any], **ending: Any) -> dict[str, Any]:
-        return self._chunk({"index": index, "delta": delta, "logprobs": None, "finish_reason": None, **ending})
+    def _part_of(self, index: int, delta: dict[str, Any], ending: dict[str, Any] | None = None) -> dict[str, Any]:
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+        return self._chunk(choice if ending is None else choice | ending)
 
     def _usage(self, usage: Usage) -> dict[str, Any]:
         told = super()._usage(usage)

@@ -8,9 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from pydantic import BaseModel
 
 from llmserve.server.protocol.chat import ChatBody
 from llmserve.server.protocol.completion import CompletionBody
+from llmserve.server.protocol.responses import ResponsesBody
 from llmserve.server.protocol.unsupported import ASKS_FOR_NOTHING
 
 from .chunks import stream
@@ -37,7 +39,15 @@ def test_every_body_is_of_openais_types(front: Front) -> None:
         Model.model_validate(model, strict=True)
 
 
-names = st.sampled_from(sorted({*ChatBody.model_fields, *CompletionBody.model_fields, *ASKS_FOR_NOTHING})) | st.text()
+BODIES: dict[str, tuple[type[BaseModel], dict[str, Any]]] = {
+    "/v1/completions": (CompletionBody, {"prompt": "hi", "max_tokens": 3}),
+    CHAT: (ChatBody, {"messages": HI, "max_tokens": 3}),
+    "/v1/responses": (ResponsesBody, {"input": "hi", "max_output_tokens": 3}),
+}
+names = st.sampled_from(
+    sorted({*ASKS_FOR_NOTHING, *(name for body, _ in BODIES.values() for name in body.model_fields)})
+)
+names |= st.text()
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["hi", 1, 16, "\ud800"]),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=3),
@@ -46,12 +56,11 @@ values = st.recursive(
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
-@given(extra=st.dictionaries(names, values, max_size=3), chat=st.booleans())
+@given(extra=st.dictionaries(names, values, max_size=3), path=st.sampled_from(sorted(BODIES)))
 def test_no_body_is_answered_with_anything_but_200_or_a_named_400(
-    front: Front, extra: dict[str, Any], chat: bool
+    front: Front, extra: dict[str, Any], path: str
 ) -> None:
-    path, body = (CHAT, {"messages": HI}) if chat else ("/v1/completions", {"prompt": "hi"})
-    response = front.post(path, **{**body, "max_tokens": 3, **extra})
+    response = front.post(path, **{**BODIES[path][1], **extra})
     assert response.status_code in (200, 400, 404), (extra, response.text)
     if response.status_code != 200:
         assert response.json()["error"]["param"] is not None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmserve.server.answers.parts import Parser
-from llmserve.server.answers.tools.choices import one_of
+from llmserve.server.answers.tools.choices import anything_but, one_of, pattern
 from llmserve.server.answers.tools.first_line import AGAIN, FirstLineCalls
 from llmserve.server.answers.tools.form import Function, openai_id
 from llmserve.server.answers.tools.json_calls import ObjectScan
@@ -32,10 +32,14 @@ class Glm4:
 
     def calls(self, functions: Sequence[Function], *, many: bool) -> list[str] | None:
         """One: after a call it gives the word to somebody else."""
-        return ["answer: call", *one_of(functions, lambda name: (f"{name}\n", ""))]
+        return ["answer: call", *self._call(functions)]
 
     def answers(self, functions: Sequence[Function], *, many: bool) -> list[str] | None:
-        return None
+        names = "|".join(pattern(function["name"]) for function in functions)
+        return ["answer: call | TEXT", anything_but(rf"\s*({names})\s*\{{"), *self._call(functions)]
+
+    def _call(self, functions: Sequence[Function]) -> list[str]:
+        return one_of(functions, lambda name: (f"{name}\n", ""))
 
     def new_id(self) -> str:
         return openai_id()

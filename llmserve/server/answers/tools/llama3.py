@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmserve.server.answers.parts import Parser
-from llmserve.server.answers.tools.choices import one_of
+from llmserve.server.answers.tools.choices import anything_but, one_of
 from llmserve.server.answers.tools.form import Function, openai_id
 from llmserve.server.answers.tools.json_calls import JsonCalls, Syntax
 from llmserve.server.grammars import literal
@@ -31,11 +31,14 @@ class Llama3:
         return JsonCalls(SYNTAX, names)
 
     def calls(self, functions: Sequence[Function], *, many: bool) -> list[str] | None:
-        rules = one_of(functions, lambda name: (f'{{"name": {literal(name)}, "parameters": ', "}"))
-        return ['answer: call ("; " call)*' if many else "answer: call", *rules]
+        return ['answer: call ("; " call)*' if many else "answer: call", *self._call(functions)]
 
     def answers(self, functions: Sequence[Function], *, many: bool) -> list[str] | None:
-        return None
+        calls = 'call ("; " call)*' if many else "call"
+        return [f"answer: {calls} | TEXT", anything_but(r'\s*\{\s*"(name|type)"'), *self._call(functions)]
+
+    def _call(self, functions: Sequence[Function]) -> list[str]:
+        return one_of(functions, lambda name: (f'{{"name": {literal(name)}, "parameters": ', "}"))
 
     def new_id(self) -> str:
         return openai_id()
