@@ -165,7 +165,7 @@ def test_messages_that_cannot_be_used(front: Front, messages: Any, param: str) -
         ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
         ({"documents": "x"}, "documents"),
         ({"documents": ["x"]}, "documents"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
     ],
 )
 def test_parameters_that_cannot_be_used(front: Front, body: dict[str, Any], param: str) -> None:
