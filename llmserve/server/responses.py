@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 
 from fastapi import APIRouter, Request, Response
 
+from llmserve.errors import RequestError
 from llmserve.server.asked import ask
 from llmserve.server.errors import answer
 from llmserve.server.generation import Generation
@@ -19,6 +20,9 @@ from llmserve.server.streaming import EventStreamResponse, encode
 from llmserve.tokenizer import Conversation
 
 logger = logging.getLogger(__name__)
+
+EFFORT = "reasoning_effort"
+"""What chat, and so a template, calls `reasoning.effort`."""
 
 
 def responses_routes(serving: Serving) -> APIRouter:
@@ -33,7 +37,14 @@ def responses_routes(serving: Serving) -> APIRouter:
             limit=body.max_output_tokens,
             limit_param="max_output_tokens",
         )
-        asked = await ask(serving, conversation(body), body.tool_use, body.form, keeps_reasoning=True, param="input")
+        try:
+            asked = await ask(
+                serving, conversation(body), body.tool_use, body.form, keeps_reasoning=True, param="input"
+            )
+        except RequestError as e:
+            if e.param != EFFORT:
+                raise
+            raise RequestError(str(e).replace(EFFORT, "reasoning.effort"), param="reasoning.effort") from None
         job = serving.job(
             body.generation,
             [asked.prompt],

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from llmserve.config import ServerConfig
 
+from .fake_engine import wait_for
 from .saying import HERMES, THINKING, front_that_says
 from .test_tools import BOTH, CITY, TOOLS, WEATHER, call
 
@@ -122,9 +123,10 @@ def test_errors_are_of_the_clients_classes(endpoint: str) -> None:
         for stream in streams:
             stream.close()
         front.engine.disconnect()
+        wait_for(lambda: front.http.get("/health").status_code == 503)
         with pytest.raises(openai.InternalServerError) as failed:
             create(model=MODEL, messages=HI)
-        assert failed.value.status_code in (500, 503)
+        assert (failed.value.status_code, failed.value.code) == (503, "engine_dead")
 
 
 def test_the_asynchronous_client(endpoint: str) -> None:
