@@ -16,6 +16,7 @@ import msgspec
 import openai
 import pytest
 import tokenizers
+import uvloop
 from tokenizers import decoders, models, pre_tokenizers
 
 from llmserve.config import GenerationDefaults, Manifest, ModelConfig, Rope, ServerConfig
@@ -146,7 +147,7 @@ def running_front(
             engine.disconnect()
             await server.stop()
 
-    thread = threading.Thread(target=asyncio.run, args=(live(),), daemon=True)
+    thread = threading.Thread(target=uvloop.run, args=(live(),), daemon=True)
     thread.start()
     [front] = wait_for(lambda: started)
     try:

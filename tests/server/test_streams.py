@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from llmserve.engine.messages import Events, Failed
 from llmserve.request import Finish, SamplingParams, TokenEvent
 from llmserve.server.engine_client import EngineClient
 from llmserve.server.generation import MANY_TEXTS, Generation, Job
+from llmserve.server.listen import listen
 
 from .chunks import put_chat_together, put_together, stream
 from .conftest import TEXT, TOKENIZER, TOKENS, Front, running_front
@@ -116,6 +118,35 @@ def test_an_error_is_a_chunk_and_then_the_end_comes(slow_front: Front) -> None:
     assert text == TOKENIZER.decode(TOKENS[:5]).removesuffix("�")
     assert json.loads(error[6:])["error"]["message"] == "Out of memory."
     assert done == "data: [DONE]"
+
+
+def test_a_reader_who_stands_still_gets_all_of_it_in_fewer_chunks(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sockets take little here; what they do not take waits and is merged, while others are served."""
+
+    def narrow(host: str, port: int) -> socket.socket:
+        listener = listen(host, port)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        return listener
+
+    monkeypatch.setattr("tests.server.conftest.listen", narrow)
+    body = {"messages": HI, "seed": 0, "n": 8, "logprobs": True, "top_logprobs": 20, "return_token_ids": True}
+    with running_front(endpoint) as front:
+        whole = front.post(CHAT, **body).json()
+        front.engine.allowance = 1
+        with front.http.stream("POST", CHAT, json={**body, "stream": True}) as response:
+            wait_for(lambda: front.engine.allowance == 0)
+            for _ in range(120):  # step by step, so that nothing but the reader merges
+                front.engine.allowance = 1
+                wait_for(lambda: front.engine.allowance == 0)
+            front.engine.allowance = None
+            wait_for(lambda: front.client.open_requests == 0)
+            assert front.complete(max_tokens=3)["usage"]["completion_tokens"] == 3
+            lines = [line for line in response.iter_lines() if line.startswith("data: {")]
+    chunks = [json.loads(line[6:]) for line in lines]
+    assert put_chat_together(chunks, 8) == whole["choices"]
+    assert len(chunks) < whole["usage"]["completion_tokens"] / 2
 
 
 def test_what_waits_for_a_slow_reader_is_text(endpoint: str) -> None:
