@@ -16,9 +16,10 @@ from llmserve.errors import RequestError
 from llmserve.request import Finish, Request, TokenEvent
 from llmserve.runtime.load import Loaded
 from llmserve.runtime.model_runner import Runner
+from llmserve.runtime.pooling import Pooler
 from llmserve.runtime.sampler import Want
 from llmserve.scheduler.block_pool import BlockPool
-from llmserve.scheduler.plan import StepPlan
+from llmserve.scheduler.plan import Pooled, StepPlan
 from llmserve.scheduler.scheduler import Scheduler
 from llmserve.scheduler.sequence import Sequence
 
@@ -48,6 +49,7 @@ class NativeEngine:
         self._comm = comm
         self._runner = loaded.runner
         self._sampler = loaded.sampler
+        self._pooler = Pooler()
         self._clock = clock
         self._overlap = spare_core if config.overlap is None else config.overlap
         self._pool = BlockPool(kv.num_blocks, kv.block_size, config.prefix_caching)
@@ -73,14 +75,15 @@ class NativeEngine:
 
     def abort(self, request_id: int) -> TokenEvent | None:
         """The request's final event, or None where it has just ended."""
+        self._pooler.forget(request_id)
         return self._scheduler.abort(request_id)
 
     def abort_all(self, finish: Finish, error: str | None = None) -> list[TokenEvent]:
-        return self._scheduler.abort_all(finish, error)
+        return self._told(self._scheduler.abort_all(finish, error))
 
     def step(self, meanwhile: Callable[[], None] = lambda: None) -> list[TokenEvent]:
         """`meanwhile` is called once: while the kernels of this step run or before, or if there is nothing to do."""
-        events = self._scheduler.expire(self._clock())
+        events = self._told(self._scheduler.expire(self._clock()))
         plan = self._scheduler.schedule()
         if plan is None:
             meanwhile()
@@ -96,7 +99,23 @@ class NativeEngine:
             logits = self._runner.finish()
         else:
             logits = self._runner.execute(plan)
-        return events + self._scheduler.update(plan, sample(logits))
+        return events + self._told(self._scheduler.update(plan, sample(logits), self._pooled(plan)))
+
+    def _pooled(self, plan: StepPlan) -> list[Pooled]:
+        parts = self._scheduler.pooling(plan)
+        if not parts:
+            return []
+        rows = self._runner.hidden().split([part.rows for part in parts])
+        return [
+            self._pooler.add(part.seq.id, own, complete=part.chooses) for part, own in zip(parts, rows, strict=True)
+        ]
+
+    def _told(self, events: list[TokenEvent]) -> list[TokenEvent]:
+        """The same events; nothing is kept any more of who ends in them."""
+        for event in events:
+            if event.finish is not None:
+                self._pooler.forget(event.request_id)
+        return events
 
     def stats(self) -> Stats:
         counters = self._scheduler.counters
