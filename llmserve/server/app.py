@@ -18,7 +18,9 @@ from llmserve.server.admission import Admission
 from llmserve.server.chat import chat_routes
 from llmserve.server.completions import completion_routes
 from llmserve.server.engine_client import EngineClient
+from llmserve.server.error_schema import OPENAI_ERRORS
 from llmserve.server.errors import RETRY_AFTER_S, ModelNotFoundError, answer
+from llmserve.server.kserve.routes import kserve_routes
 from llmserve.server.metrics import Metrics
 from llmserve.server.middleware import Edge
 from llmserve.server.serving import Serving
@@ -29,19 +31,20 @@ def create_app(client: EngineClient, tokenizer: Tokenizer | None, manifest: Mani
     """The front of one engine. `tokenizer` is None where the checkpoint had none."""
     name = config.served_model_name or manifest.model_name
     serving = Serving(client, tokenizer, manifest, name, Metrics(client, name), Admission(config.max_queue))
-    app = FastAPI(title="llmserve", version=llmserve.__version__, redirect_slashes=False)
+    app = FastAPI(title="llmserve", version=llmserve.__version__, redirect_slashes=False, responses=OPENAI_ERRORS)
     app.add_middleware(Edge)
     for kind in (LlmserveError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)
     app.include_router(completion_routes(serving))
     app.include_router(chat_routes(serving))
+    app.include_router(kserve_routes(serving))
     app.include_router(_model_routes(serving))
     app.include_router(_operator_routes(serving))
     return app
 
 
 async def _answer(request: Request, error: Exception) -> Response:
-    return answer(error).response()
+    return answer(error).response(request.url.path)
 
 
 def _model_routes(serving: Serving) -> APIRouter:

@@ -65,11 +65,9 @@ async def respond(request: Request, generation: Generation, format: Format, *, s
     if stream:
         return EventStreamResponse(_chunks(generation, format), on_end=generation.close)
     try:
-        choices = await until_disconnect(request.receive, _collect(generation))
+        choices = await collect(request, generation)
     except ClientDisconnect:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    finally:
-        generation.close()
     if generation.job.sampling.prompt_logprobs is None:
         content = _whole(format, choices, generation.usage)
     else:  # so many numbers that others would wait for their tokens
@@ -79,6 +77,14 @@ async def respond(request: Request, generation: Generation, format: Format, *, s
 
 def _whole(format: Format, choices: list[Whole], usage: Usage) -> bytes:
     return encode(format.body(choices, usage))
+
+
+async def collect(request: Request, generation: Generation) -> list[Whole]:
+    """All of it. Raises ClientDisconnect where the client leaves before; what has not ended then is aborted."""
+    try:
+        return await until_disconnect(request.receive, _collect(generation))
+    finally:
+        generation.close()
 
 
 async def _collect(generation: Generation) -> list[Whole]:

@@ -52,26 +52,40 @@ class Serving:
         return self.client.ready.max_model_len
 
     def check(self, body: GenerationBody, *, prompts: int, prompt_param: str) -> None:
-        """First of all, before anything costs time: is there somebody to ask, the model that is meant, and room."""
-        ready = self._ready()
-        if body.model is not None and body.model != self.model_name:
-            raise ModelNotFoundError(body.model, self.model_name)
         n = body.n or 1
-        most = min(MAX_CHOICES_PER_CALL, self.admission.most(ready.max_num_seqs))
-        if prompts * n > most:
+        self.check_call(body.model, prompts * n, "n" if n > 1 else prompt_param)
+
+    def check_call(self, model: str | None, choices: int, param: str) -> None:
+        """First of all, before anything costs time: is there somebody to ask, the model that is meant, and room.
+
+        `param`: what asks for so many choices, each of which is a request to the engine.
+        """
+        self._ready()
+        self.check_model(model)
+        if choices > self.most_choices:
             raise RequestError(
-                f"The call asks for {prompts * n} choices (prompts times n), and {most} are the most that one may have "
-                "here; send several calls.",
-                param="n" if n > 1 else prompt_param,
+                f"The call asks for {choices} choices (prompts times n), and {self.most_choices} are the most that one "
+                "may have here; send several calls.",
+                param=param,
             )
-        self._check_room(prompts * n)
+        self.check_room(choices)
+
+    def check_model(self, model: str | None) -> None:
+        """None: the one that is served."""
+        if model is not None and model != self.model_name:
+            raise ModelNotFoundError(model, self.model_name)
+
+    @property
+    def most_choices(self) -> int:
+        """Of one call."""
+        return min(MAX_CHOICES_PER_CALL, self.admission.most(self._ready().max_num_seqs))
 
     def _ready(self) -> Ready:
         if not isinstance(self.client.state, Ready):
             raise NotReadyError(self.client.state)
         return self.client.state
 
-    def _check_room(self, choices: int) -> None:
+    def check_room(self, choices: int) -> None:
         """Raises QueueFullError."""
         client, stats = self.client, self.client.stats
         load = Load(
@@ -118,6 +132,16 @@ class Serving:
             return encode()
         self._check_chars(chars, param)
         return await asyncio.to_thread(encode)
+
+    async def decode(self, ids: Sequence[int], *, param: str) -> str:
+        """The text of token ids, special ones by their names."""
+        tokenizer = self.need_tokenizer(param)
+        self._check_ids(ids, param)
+
+        def decode() -> str:
+            return tokenizer.decode(ids, skip_special_tokens=False)
+
+        return decode() if len(ids) < LONG_TEXT else await asyncio.to_thread(decode)
 
     def job(
         self,
@@ -178,7 +202,7 @@ class Serving:
 
     def start(self, job: Job) -> Generation:
         """Raises NotReadyError and QueueFullError: while a prompt was read, others may have come in."""
-        self._check_room(len(job.prompts) * job.n)
+        self.check_room(len(job.prompts) * job.n)
         return Generation(self.client, self.tokenizer, job, self.metrics.observer())
 
     @cached_property
@@ -196,6 +220,18 @@ class Serving:
                 param=param,
                 code="context_length_exceeded",
             )
+
+    def check_whole_prompt(self, prompt: tuple[int, ...], param: str) -> None:
+        """For a prompt that nothing is generated after."""
+        if not prompt:
+            raise RequestError(f"{param} is empty; give at least one token.", param=param)
+        if len(prompt) > self.max_model_len:
+            raise RequestError(
+                f"This model's context holds {self.max_model_len} tokens, and {param} has {len(prompt)}; shorten it.",
+                param=param,
+                code="context_length_exceeded",
+            )
+        self._check_ids(prompt, param)
 
     def _check_prompt(self, prompt: tuple[int, ...], param: str) -> None:
         if not prompt:
