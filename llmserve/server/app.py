@@ -24,6 +24,7 @@ from llmserve.server.kserve.routes import kserve_routes
 from llmserve.server.metrics import Metrics
 from llmserve.server.middleware import Edge
 from llmserve.server.serving import Serving
+from llmserve.server.tokenizing import tokenizer_routes
 from llmserve.tokenizer import Tokenizer
 
 
@@ -38,6 +39,7 @@ def create_app(client: EngineClient, tokenizer: Tokenizer | None, manifest: Mani
     app.include_router(completion_routes(serving))
     app.include_router(chat_routes(serving))
     app.include_router(kserve_routes(serving))
+    app.include_router(tokenizer_routes(serving))
     app.include_router(_model_routes(serving))
     app.include_router(_operator_routes(serving))
     return app

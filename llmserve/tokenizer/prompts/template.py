@@ -34,5 +34,9 @@ class TemplatePrompt:
             )
         template = self._with_tools if conversation.tools else self._default
         variables = {"tools": conversation.tools or None, "documents": conversation.documents or None}
-        text = template.render(conversation.messages, variables={**conversation.variables, **variables})
+        text = template.render(
+            conversation.messages,
+            add_generation_prompt=conversation.awaits_answer,
+            variables={**conversation.variables, **variables},
+        )
         return [Text(text, names_are_tokens=True)]
