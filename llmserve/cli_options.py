@@ -15,6 +15,7 @@ from typer import Option
 
 from llmserve.cli_groups import OptionGroup
 from llmserve.config import BuildConfig, EngineConfig, ServerConfig, parse_bytes, validated
+from llmserve.request import Pooling
 
 
 class QuantChoice(str, Enum):
@@ -122,6 +123,9 @@ class ServerOptions(OptionGroup):
         Path | None, Option(metavar="FILE", help="Jinja template for chat prompts. Default: the checkpoint's.")
     ] = None
     max_queue: Annotated[int, Option(help="Requests that wait beyond those that run; more get a 429.")] = 4096
+    pooling: Annotated[
+        Pooling, Option(help="What embeddings are made of: of all positions of a text the mean, or the last one's.")
+    ] = Pooling.LAST
     shutdown_timeout: Annotated[float, Option(help="Seconds that SIGTERM waits for running requests.")] = 30.0
 
     def config(self) -> ServerConfig:

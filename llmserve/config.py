@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from llmserve.errors import ConfigError, EngineDirError
+from llmserve.request import Pooling
 
 ENGINE_FORMAT = 3
 """Version of the engine directory: 3 cuts feed-forward blocks by whole panels. Others are refused."""
@@ -197,6 +198,7 @@ class ServerConfig(Frozen):
     max_queue: int = Field(default=4096, ge=0)  # requests that wait beyond those that run; more are refused
     shutdown_timeout: float = Field(default=30.0, ge=0)  # how long SIGTERM waits for running requests
     chat_template: Path | None = None  # a Jinja file, in place of the checkpoint's own way to put conversations
+    pooling: Pooling = Pooling.LAST  # what embeddings are made of where a request does not say
 
 
 class FileRecord(Frozen):

@@ -17,6 +17,7 @@ from llmserve.errors import LlmserveError
 from llmserve.server.admission import Admission
 from llmserve.server.chat import chat_routes
 from llmserve.server.completions import completion_routes
+from llmserve.server.embeddings import embedding_routes
 from llmserve.server.engine_client import EngineClient
 from llmserve.server.error_schema import OPENAI_ERRORS
 from llmserve.server.errors import RETRY_AFTER_S, ModelNotFoundError, answer
@@ -40,6 +41,7 @@ def create_app(client: EngineClient, tokenizer: Tokenizer | None, manifest: Mani
     app.include_router(chat_routes(serving))
     app.include_router(kserve_routes(serving))
     app.include_router(tokenizer_routes(serving))
+    app.include_router(embedding_routes(serving, config.pooling))
     app.include_router(_model_routes(serving))
     app.include_router(_operator_routes(serving))
     return app

@@ -34,7 +34,7 @@ from llmserve.engine.messages import (
     encode,
 )
 from llmserve.errors import ConfigError, LlmserveError
-from llmserve.request import Finish, Request, SamplingParams, TokenEvent
+from llmserve.request import Finish, Pooling, Request, SamplingParams, TokenEvent
 
 EngineState = Loading | Ready | Draining | Stopped | Failed
 """The engine's last word on itself; `Failed` also where it could not say so any more."""
@@ -116,6 +116,7 @@ class EngineClient:
         priority: int = 0,
         timeout: float | None = None,
         cache_salt: str = "",
+        pooling: Pooling | None = None,
     ) -> EventStream:
         """Starts every (prompt, sampling); their ids are `stream.ids`, in order. Raises NotReadyError.
 
@@ -124,7 +125,8 @@ class EngineClient:
         if not isinstance(self.state, Ready):
             raise NotReadyError(self.state)
         prepared = [
-            Request(next(self._ids), prompt, sampling, priority, timeout, cache_salt) for prompt, sampling in requests
+            Request(next(self._ids), prompt, sampling, priority, timeout, cache_salt, pooling)
+            for prompt, sampling in requests
         ]
         stream = EventStream(self, [request.id for request in prepared])
         for request in prepared:
