@@ -25,12 +25,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from operator import attrgetter
 
 from llmserve.errors import RequestError
 from llmserve.request import Finish, Request, TokenEvent, TokenLogprobs
 from llmserve.scheduler.block_pool import BlockPool
+from llmserve.scheduler.counters import Counters
 from llmserve.scheduler.deadlines import Deadlines
 from llmserve.scheduler.plan import Pooled, Sampled, StepPlan
 from llmserve.scheduler.sequence import NEVER, NO_ROW, Sequence
@@ -39,17 +39,6 @@ from llmserve.scheduler.waiting import WaitingQueue
 
 _order = attrgetter("order")
 _NOTHING_POOLED = Pooled()
-
-
-@dataclass(slots=True)
-class Counters:
-    """Totals since the start."""
-
-    preemptions: int = 0
-    prefix_queries: int = 0  # prompt tokens looked up in the prefix cache, at a request's first admission
-    prefix_hits: int = 0  # of those, found
-    steps: int = 0
-    scheduled_tokens: int = 0
 
 
 class Scheduler:
@@ -149,7 +138,8 @@ class Scheduler:
                 param="prompt" if prompt_len > capacity else "max_tokens",
                 code="context_length_exceeded",
             )
-        seq = Sequence(request, self._arrivals, limit, self._variant_of(prompt_len, limit))
+        variant = self._variant_of(prompt_len, prompt_len if pools else limit)
+        seq = Sequence(request, self._arrivals, limit, variant)
         self._arrivals += 1
         self._alive[request.id] = seq
         self._waiting.add(seq)

@@ -6,7 +6,7 @@ import pytest
 
 from llmserve.errors import RequestError
 from llmserve.request import Finish, Pooling, Request
-from llmserve.scheduler import Pooled, StepPlan
+from llmserve.scheduler import BlockPool, Pooled, Scheduler, StepPlan
 
 from .harness import Engine, request, vector_of
 
@@ -114,6 +114,18 @@ def test_bad_numbers_end_it_and_nobody_finds_their_prefix(pooling: Pooling) -> N
     assert (engine.answers[0].finish, engine.answers[0].error) == (Finish.ERROR, "Not numbers.")
     engine.add(request(1, PROMPT, 1))
     assert engine.run()[1].cached_tokens == 0
+
+
+def test_it_turns_as_a_sequence_that_ends_with_its_prompt() -> None:
+    scheduler = Scheduler(
+        BlockPool(16, 4), max_num_seqs=2, max_num_batched_tokens=32, max_model_len=32, max_prompt_logits=0,
+        variant_of=lambda prompt, limit: int(limit > 10),
+    )  # fmt: skip
+    scheduler.add(pooled(0, Pooling.LAST))
+    scheduler.add(request(1, PROMPT, 1))
+    plan = scheduler.schedule()
+    assert plan is not None
+    assert [chunk.variant for chunk in plan.chunks] == [0, 1]
 
 
 def test_update_wants_one_item_for_each_that_pools() -> None:
