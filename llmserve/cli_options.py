@@ -15,6 +15,7 @@ from typer import Option
 
 from llmserve.cli_groups import OptionGroup
 from llmserve.config import BuildConfig, EngineConfig, ServerConfig, parse_bytes, validated
+from llmserve.request import Pooling
 
 
 class QuantChoice(str, Enum):
@@ -131,6 +132,9 @@ class ServerOptions(OptionGroup):
     sse_ping_interval: Annotated[
         float, Option(help="Seconds of a stream's silence until a comment keeps its connection; 0: never.")
     ] = 15.0
+    pooling: Annotated[
+        Pooling, Option(help="What embeddings are made of: of all positions of a text the mean, or the last one's.")
+    ] = Pooling.LAST
     shutdown_timeout: Annotated[float, Option(help="Seconds that SIGTERM waits for running requests.")] = 30.0
 
     def config(self) -> ServerConfig:

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from llmserve.errors import ConfigError, EngineDirError
+from llmserve.request import Pooling
 
 ENGINE_FORMAT = 3
 """Version of the engine directory: 3 cuts feed-forward blocks by whole panels. Others are refused."""
@@ -200,6 +201,7 @@ class ServerConfig(Frozen):
     chat_template: Path | None = None  # a Jinja file, in place of the checkpoint's own way to put conversations
     tool_call_parser: str | None = None  # a form's name, or "none"; None: the one that the way of asking tells of
     reasoning_parser: str | None = None  # likewise
+    pooling: Pooling = Pooling.LAST  # what embeddings are made of where a request does not say
 
 
 class FileRecord(Frozen):

@@ -94,9 +94,20 @@ class SamplingParams:
             )
 
 
+NO_SAMPLING = SamplingParams(max_tokens=1)
+"""Of a request for a vector: nothing is generated."""
+
+
+class Pooling(str, Enum):
+    """Of which positions of a prompt the hidden states behind the final norm become its vector."""
+
+    MEAN = "mean"  # of all
+    LAST = "last"
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One sequence to generate. `id` is unique among the requests of one front.
+    """One sequence to generate, or with `pooling` one to make a vector of. `id` is unique among those of one front.
 
     Where not all can run, those of the lowest `priority` go first, and of these the first to come. Only requests with
     the same `cache_salt` find each other's prefixes in the cache.
@@ -108,6 +119,14 @@ class Request:
     priority: int = 0  # within int64; the field's convention: less is sooner
     timeout: float | None = None  # seconds from its arrival, waiting and running, after which it ends; None: never
     cache_salt: str = ""
+    pooling: Pooling | None = None  # `sampling` then is of no matter
+
+    @property
+    def wants_whole_prompt(self) -> bool:
+        """Something is wanted of every position of the prompt, and not only of its last."""
+        if self.pooling is not None:
+            return self.pooling is Pooling.MEAN
+        return self.sampling.prompt_logprobs is not None
 
     def __post_init__(self) -> None:
         if not -(2**63) <= self.priority < 2**63:
@@ -126,7 +145,7 @@ class TokenLogprobs:
 
 
 class TokenEvent(NamedTuple):
-    """What a step did for one request: log-probabilities of its prompt, a token, an end, or several of these."""
+    """What a step did for one request: log-probabilities of its prompt, a token, a vector, an end, or several."""
 
     request_id: int
     token: int | None  # None: the prompt is not done yet, or the request ended without a further token (abort, error)
@@ -135,3 +154,4 @@ class TokenEvent(NamedTuple):
     cached_tokens: int = 0  # on the first event: how many prompt tokens the prefix cache held
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # of the prompt's next tokens, of which the first has none
     error: str | None = None  # with Finish.ERROR: one sentence
+    vector: bytes | None = None  # of the prompt, of length 1: little-endian fp32; with Finish.STOP

@@ -108,12 +108,16 @@ FAULTS = (
     _step("computed is one ahead", "        seq.computed = stop\n", "        seq.computed = stop + 1\n"),
     _step(
         "a chunk takes what others need",
-        "start + self.tokens_left - reserved, wanted",
-        "start + self.tokens_left, wanted",
+        "start + self.tokens_left - reserved)",
+        "start + self.tokens_left)",
     ),
     _step("the budget is not counted", "        self.tokens_left -= stop - start\n", ""),
     _step("somebody is let in behind an unfinished prompt", "            self.is_open = False\n", "            pass\n"),
-    _step("logits of a prompt cost nothing", "            self._prompt_logits -= max(0, logits - 1)\n", ""),
+    _step(
+        "logits of a prompt cost nothing",
+        "                    self._prompt_logits -= rows - 1\n",
+        "                    pass\n",
+    ),
     _step(
         "logits of a prompt are wanted twice",
         "                seq.told = max(seq.told, min(stop, len(seq.request.prompt) - 1))\n",
@@ -121,8 +125,8 @@ FAULTS = (
     ),
     _step(
         "logits of one position too many",
-        "logits = max(0, stop - wanted)",
-        "logits = max(0, min(stop - start, stop - wanted + 1))",
+        "rows = max(0, stop - wanted)",
+        "rows = max(0, min(stop - start, stop - wanted + 1))",
     ),
     _step("every chunk chooses a token", "chooses = stop == length", "chooses = True"),
     _step(
@@ -135,7 +139,7 @@ FAULTS = (
     _step(
         "the wrong tokens are left out",
         "token, block = sum(self._heads[5:at:CHUNK_WORDS]), ",
-        "token, block = sum(self._heads[12:at:CHUNK_WORDS]), ",
+        "token, block = sum(self._heads[13:at:CHUNK_WORDS]), ",
     ),
     _scheduler(
         "a step that was prepared is forgotten",
@@ -147,8 +151,31 @@ FAULTS = (
         "            if length >= seq.limit:  # the token in flight is its last\n                continue\n",
         "",
     ),
+    _scheduler("positions of wanted tokens are one off", "range(end - rows + 1, end + 1)", "range(end - rows, end)"),
+    # vectors
+    _step("who pools wants logits", "(0, rows) if seq.pools else (rows, 0)", "(rows, 0)"),
+    _step(
+        "hidden states are as few as logits",
+        "            if not seq.pools:\n                # One",
+        "            if True:\n                # One",
+    ),
+    _step(
+        "hidden states cost logits",
+        "                if not seq.pools:\n                    self._prompt_logits",
+        "                if True:\n                    self._prompt_logits",
+    ),
+    _sequence("a mean has the last position alone", "0 if request.wants_whole_prompt else", "0 if False else"),
+    _scheduler("who pools is sampled", "            if seq.pools:\n                continue\n", "            pass\n"),
+    _scheduler("parts without rows are pooled", "if part.seq.pools and part.rows]", "if part.seq.pools]"),
     _scheduler(
-        "positions of wanted tokens are one off", "range(end - logits + 1, end + 1)", "range(end - logits, end)"
+        "a vector ends nobody",
+        "self._end(seq, Finish.STOP, vector=vector)",
+        "TokenEvent(seq.id, None, Finish.STOP, vector=vector)",
+    ),
+    _scheduler(
+        "vectors need room for a token",
+        "prompt_len > self.max_model_len - (not pools)",
+        "prompt_len >= self.max_model_len",
     ),
     # who goes first
     _sequence("priorities are ignored", "self.order = request.priority, self.arrival", "self.order = 0, self.arrival"),
@@ -232,4 +259,5 @@ FAULTS = (
     ),
     Fault("negative words pass", "plan", " or min(words) < 0:", ":"),
     Fault("chunks without tokens pass", "plan", "0 in lengths or ", ""),
+    Fault("more rows than tokens pass", "plan", "heads[7::CHUNK_WORDS])\n", "[0] * chunks)\n"),
 )

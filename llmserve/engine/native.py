@@ -18,10 +18,11 @@ from llmserve.grammar import Library
 from llmserve.request import Finish, Request, TokenEvent
 from llmserve.runtime.load import Loaded
 from llmserve.runtime.model_runner import Runner
+from llmserve.runtime.pooling import Pooler
 from llmserve.runtime.rules import Matcher, Rules
 from llmserve.runtime.sampler import Want
 from llmserve.scheduler.block_pool import BlockPool
-from llmserve.scheduler.plan import Sampled, StepPlan
+from llmserve.scheduler.plan import Pooled, Sampled, StepPlan
 from llmserve.scheduler.scheduler import Scheduler
 from llmserve.scheduler.sequence import Sequence
 
@@ -56,6 +57,7 @@ class NativeEngine:
         self._comm = comm
         self._runner = loaded.runner
         self._sampler = loaded.sampler
+        self._pooler = Pooler()
         self._clock = clock
         self.overlap = spare_core if config.overlap is None else config.overlap
         self._pool = BlockPool(kv.num_blocks, kv.block_size, config.prefix_caching)
@@ -91,13 +93,12 @@ class NativeEngine:
         if request_id in self._waiting:
             self._waiting.drop(request_id)
             return TokenEvent(request_id, None, Finish.ABORT)
-        self._rules.pop(request_id, None)
+        self._forget(request_id)
         return self._scheduler.abort(request_id)
 
     def abort_all(self, finish: Finish, error: str | None = None) -> list[TokenEvent]:
-        self._rules.clear()
         waited = [TokenEvent(request_id, None, finish, error=error) for request_id in self._waiting.drop_all()]
-        return self._scheduler.abort_all(finish, error) + waited
+        return self._told(self._scheduler.abort_all(finish, error)) + waited
 
     def step(self, meanwhile: Callable[[], None] = lambda: None) -> list[TokenEvent]:
         """`meanwhile` is called once: while the kernels of this step run or before, or if there is nothing to do."""
@@ -107,7 +108,7 @@ class NativeEngine:
             meanwhile()
             if self._waiting and not events:
                 self._waiting.pause(PAUSE)
-            return self._ended(events)
+            return self._told(events)
         self._comm.broadcast(plan.words)
         # What does not need this step's logits is done while they are computed, or before: nobody waits a step for it.
         if self.overlap:
@@ -123,7 +124,7 @@ class NativeEngine:
         sampled = sample(logits)
         for row, error in problems.items():
             sampled[row] = Sampled(0, error=error)
-        return self._ended(events + self._scheduler.update(plan, sampled))
+        return self._told(events + self._scheduler.update(plan, sampled, self._pooled(plan)))
 
     def _admit(self, request: Request, arrived: float, matcher: Matcher | None) -> None:
         self._scheduler.add(request, arrived)
@@ -156,12 +157,25 @@ class NativeEngine:
             wants.append(wanted)
         return wants, problems
 
-    def _ended(self, events: list[TokenEvent]) -> list[TokenEvent]:
-        if self._rules:
-            for event in events:
-                if event.finish is not None:
-                    self._rules.pop(event.request_id, None)
+    def _pooled(self, plan: StepPlan) -> list[Pooled]:
+        parts = self._scheduler.pooling(plan)
+        if not parts:
+            return []
+        rows = self._runner.hidden().split([part.rows for part in parts])
+        return [
+            self._pooler.add(part.seq.id, own, complete=part.chooses) for part, own in zip(parts, rows, strict=True)
+        ]
+
+    def _told(self, events: list[TokenEvent]) -> list[TokenEvent]:
+        """The same events; nothing is kept any more of who ends in them."""
+        for event in events:
+            if event.finish is not None:
+                self._forget(event.request_id)
         return events
+
+    def _forget(self, request_id: int) -> None:
+        self._rules.pop(request_id, None)
+        self._pooler.forget(request_id)
 
     def stats(self) -> Stats:
         counters = self._scheduler.counters

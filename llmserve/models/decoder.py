@@ -107,10 +107,11 @@ class Decoder:
         if not self._head_is_table:
             yield from self.head.parameters()
 
-    def forward(self, caches: Sequence[Cache], ops: Ops) -> Array:
-        """One step, with each layer's cache → this rank's columns of the logits, [R, share of the vocabulary].
+    def forward(self, caches: Sequence[Cache], ops: Ops) -> tuple[Array, Array]:
+        """One step, with each layer's cache → this rank's columns of the logits, and hidden states.
 
-        Only the R rows whose logits are wanted go through the final norm and the head.
+        [R, share of the vocabulary] of the rows whose logits are wanted, and [S, hidden_size] of those of which that is
+        wanted which the head would read. No others go through the final norm, and only the former through the head.
         """
         angles = ops.angles(self._rotation)
         x, residual = self.embedding(ops), None
@@ -120,7 +121,8 @@ class Decoder:
             x, post = layer.attention(x, angles, cache, ops), layer.attention_post_norm
             x, residual = _normed(layer.mlp_norm, x, residual, post, ops)
             x, post = layer.mlp(x, ops), layer.mlp_post_norm
-        return self.head(ops.last_norm(x, residual, self.norm.handle, _handle(post)), ops)
+        x, hidden = ops.last_norm(x, residual, self.norm.handle, _handle(post))
+        return self.head(x, ops), hidden
 
 
 def _normed(norm: Norm, x: Array, residual: Array | None, post: Norm | None, ops: Ops) -> tuple[Array, Array]:

@@ -105,8 +105,13 @@ class Ops(Protocol):
     ) -> tuple[Array, Array]:
         """total = residual + post(x) → (norm(total), total); may add in place. post None: x as it is."""
 
-    def last_norm(self, x: Array, residual: Array, norm: Normalisation, post: Normalisation | None) -> Array:
-        """norm(residual + post(x)) of the R rows whose logits are wanted, and of no others: [R, H]."""
+    def last_norm(
+        self, x: Array, residual: Array, norm: Normalisation, post: Normalisation | None
+    ) -> tuple[Array, Array]:
+        """norm(residual + post(x)) of the R rows whose logits are wanted, and of the S that are wanted as they are.
+
+        → [R, H], [S, H], and nothing of any other row.
+        """
 
     def angles(self, rotation: Rotation) -> Array:
         """What the step's tokens are turned by; once for all layers."""

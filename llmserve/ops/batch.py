@@ -26,3 +26,4 @@ class Batch:
     spans: tuple[Span, ...]
     block_table: Tensor  # [rows, blocks] int32; a row's entries past its context are stale
     logit_rows: Tensor  # [R] int64: rows of the step whose logits are wanted
+    hidden_rows: Tensor  # [S] int64: those whose hidden states behind the final norm are

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from llmserve.comm import Comm
 from llmserve.errors import EngineDeadError
-from llmserve.ops.cpu.arrays import Sum
+from llmserve.ops.cpu.arrays import Place
 from llmserve.ops.cpu.team import Team
 from llmserve.scheduler.plan import StepPlan
 
@@ -21,20 +21,26 @@ class CpuRunner:
         self,
         program: Any,
         logits: Tensor,
-        sums: list[Sum],
+        hidden: Place,
+        sums: list[Place],
         comm: Comm | None,
         team: Team | None,
         vocab_size: int,
+        hidden_size: int,
         keep: list[Any],
     ) -> None:
         """`program`: kernels.Program, recorded. `logits`: [most rows, columns] fp32, where its results come to lie.
+
+        `hidden`: likewise, of as many columns as are padded to; rows of logits have the first of its rows.
 
         `team`: of the ranks, where they share memory and add up there. `comm`: where they do not; it adds up wherever
         the program pauses (`sums`), and gathers the logits. `keep`: what owns the memory that the program reads.
         """
         self.vocab_size = vocab_size
+        self._hidden_size = hidden_size
         self._program = program
         self._logits = logits
+        self._wanted = floats(hidden.address, hidden.width)
         self._keep = keep
         self._comm = comm
         self._team = team
@@ -55,6 +61,10 @@ class CpuRunner:
 
     def finish(self) -> Tensor:
         return self._computed(self._program.finish)
+
+    def hidden(self) -> Tensor:
+        program = self._program
+        return self._wanted(program.num_logits + program.num_hidden)[program.num_logits :, : self._hidden_size]
 
     def abort(self) -> None:
         if self._team is not None:

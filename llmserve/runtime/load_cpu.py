@@ -80,14 +80,17 @@ def load_cpu(
     share = model.head.weight.num_rows
     width = share * (comm.size if team else 1)
     start = team.area(0) + shared.logits if team else program.buffer(most * width * 4)
-    recorder.lower(model.forward(caches, recorder), start + (comm.rank * share * 4 if team else 0), width)
+    logits, hidden = model.forward(caches, recorder)
+    hidden_at = recorder.lower(logits, hidden, start + (comm.rank * share * 4 if team else 0), width)
     runner = CpuRunner(
         program,
         floats(start, width)(most),
+        hidden_at,
         recorder.sums,
         None if team or comm.size == 1 else comm,
         team,
         shape.vocab_size,
+        shape.hidden_size,
         [recorder, model],
     )
     sampler = CpuSampler(isa.name)

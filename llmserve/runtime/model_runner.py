@@ -37,6 +37,9 @@ class Runner(Protocol):
     def finish(self) -> Tensor:
         """The second: waits for what was started."""
 
+    def hidden(self) -> Tensor:
+        """Of the plan that was computed last [plan.num_hidden, hidden_size] fp32, likewise; the same on every rank."""
+
     def abort(self) -> None:
         """This rank gives up: whoever waits for it within a step is told, instead of waiting for ever."""
 
@@ -56,6 +59,7 @@ class ModelRunner:
         self._block_table = torch.zeros((max_num_seqs, columns), dtype=torch.int32, device=cache.device)
 
         self._logits = torch.empty(0, self.vocab_size)
+        self._hidden = torch.empty(0, model.config.hidden_size)
 
     def execute(self, plan: StepPlan) -> Tensor:
         self.start(plan)
@@ -65,11 +69,15 @@ class ModelRunner:
     def start(self, plan: StepPlan) -> None:
         """On a GPU its kernels are in a queue when this returns; on a CPU torch has done it all."""
         self._ops.begin(self._batch(plan))
-        share = self._model.forward(list(self._cache), self._ops)
+        share, hidden = self._model.forward(list(self._cache), self._ops)
+        self._hidden = hidden.float()
         self._logits = self._comm.all_gather(share.float())[:, : self.vocab_size]
 
     def finish(self) -> Tensor:
         return self._logits
+
+    def hidden(self) -> Tensor:
+        return self._hidden
 
     def abort(self) -> None:
         """Who waits, waits in MPI or NCCL, and ends with the job."""
@@ -78,6 +86,7 @@ class ModelRunner:
         device = self._cache.device
         spans: list[Span] = []
         logit_rows: list[int] = []
+        hidden_rows: list[int] = []
         first = 0
         for chunk in plan.chunks:
             if chunk.new_blocks:
@@ -89,11 +98,11 @@ class ModelRunner:
             spans.append(Span(first, length, chunk.start + length, chunk.row, chunk.variant))
             first += length
             logit_rows.extend(range(first - chunk.logits, first))
+            hidden_rows.extend(range(first - chunk.hidden, first))
         tokens = torch.tensor(list(chain.from_iterable(c.tokens for c in plan.chunks)), device=device)
         positions = torch.tensor([p for s in spans for p in range(s.context - s.length, s.context)], device=device)
         rows = torch.tensor([s.row for s in spans for _ in range(s.length)], device=device)
         blocks = self._block_table[rows, positions // self._block_size].long()
         slots = blocks * self._block_size + positions % self._block_size
-        return Batch(
-            tokens, positions, slots, tuple(spans), self._block_table, torch.tensor(logit_rows, device=device).long()
-        )
+        wanted = (torch.tensor(wanted, device=device).long() for wanted in (logit_rows, hidden_rows))
+        return Batch(tokens, positions, slots, tuple(spans), self._block_table, *wanted)

@@ -4,8 +4,9 @@ Standard library only. It knows token ids, rows and block numbers; tensors, devi
 """
 
 from llmserve.scheduler.block_pool import BlockPool
-from llmserve.scheduler.plan import Chunk, Sampled, StepPlan
-from llmserve.scheduler.scheduler import Counters, Scheduler
+from llmserve.scheduler.counters import Counters
+from llmserve.scheduler.plan import Chunk, Pooled, Sampled, StepPlan
+from llmserve.scheduler.scheduler import Scheduler
 from llmserve.scheduler.sequence import Sequence
 
-__all__ = ["BlockPool", "Chunk", "Counters", "Sampled", "Scheduler", "Sequence", "StepPlan"]
+__all__ = ["BlockPool", "Chunk", "Counters", "Pooled", "Sampled", "Scheduler", "Sequence", "StepPlan"]

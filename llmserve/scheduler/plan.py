@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
-from operator import ge
+from operator import add, ge
 from typing import NamedTuple
 
 from llmserve.request import TokenLogprobs
@@ -17,7 +17,7 @@ from llmserve.request import TokenLogprobs
 HEADER_WORDS = 3
 """Of a plan on the wire, before the first chunk's words."""
 
-CHUNK_WORDS = 7
+CHUNK_WORDS = 8
 """Of a chunk on the wire, beside its tokens and blocks."""
 
 UNKNOWN = -1
@@ -34,6 +34,8 @@ class Chunk(NamedTuple):
     `logits`: how many of the chunk's last positions logits are wanted for, 0 … len(tokens). None of those have any use
     while more of a prompt is to come, unless log-probabilities of its tokens are asked for; the last one's yield the
     next token. Logits rows are ordered by chunk, then by position.
+
+    `hidden`: likewise for hidden states behind the final norm, in rows of their own. A chunk has either.
     """
 
     row: int
@@ -43,6 +45,7 @@ class Chunk(NamedTuple):
     new_blocks: tuple[int, ...]
     logits: int
     variant: int = 0  # which set of rotation frequencies the sequence turns by; the same in all its chunks
+    hidden: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,8 @@ class StepPlan:
     """The chunks of one step; no two have the same row.
 
     A plan is its words on the wire, and nothing is made of them that is not asked for: the numbers of chunks, of tokens
-    and of new blocks; for each chunk row, start, first_block, logits, variant, and its numbers of tokens and of new
-    blocks; all tokens; all new blocks. So no plan is an empty array, which is a worker's order to stop.
+    and of new blocks; for each chunk row, start, first_block, logits, variant, its numbers of tokens and of new blocks,
+    and hidden; all tokens; all new blocks. So no plan is an empty array, which is a worker's order to stop.
     """
 
     words: array[int]  # int32
@@ -63,8 +66,8 @@ class StepPlan:
         heads: list[int] = []
         tokens: list[int] = []
         blocks: list[int] = []
-        for row, start, first_block, own, new_blocks, logits, variant in chunks:
-            heads += (row, start, first_block, logits, variant, len(own), len(new_blocks))
+        for row, start, first_block, own, new_blocks, logits, variant, hidden in chunks:
+            heads += (row, start, first_block, logits, variant, len(own), len(new_blocks), hidden)
             tokens += own
             blocks += new_blocks
         return cls.assemble(len(chunks), heads, tokens, blocks)
@@ -91,6 +94,10 @@ class StepPlan:
         return sum(self.words[HEADER_WORDS + 3 : self.tokens_at : CHUNK_WORDS])
 
     @property
+    def num_hidden(self) -> int:
+        return sum(self.words[HEADER_WORDS + 7 : self.tokens_at : CHUNK_WORDS])
+
+    @property
     def starts(self) -> array[int]:
         """Of each chunk, the position of its first token."""
         return self.words[HEADER_WORDS + 1 : self.tokens_at : CHUNK_WORDS]
@@ -112,9 +119,9 @@ class StepPlan:
         token, block = self.tokens_at, self.tokens_at + words[1]
         chunks = []
         for at in range(HEADER_WORDS, token, CHUNK_WORDS):
-            row, start, first_block, logits, variant, tokens, blocks = words[at : at + CHUNK_WORDS]
+            row, start, first_block, logits, variant, tokens, blocks, hidden = words[at : at + CHUNK_WORDS]
             own, new_blocks = tuple(words[token : token + tokens]), tuple(words[block : block + blocks])
-            chunks.append(Chunk(row, start, first_block, own, new_blocks, logits, variant))
+            chunks.append(Chunk(row, start, first_block, own, new_blocks, logits, variant, hidden))
             token += tokens
             block += blocks
         return tuple(chunks)
@@ -137,8 +144,9 @@ class StepPlan:
         lengths = heads[5::CHUNK_WORDS]
         if sum(lengths) != tokens or sum(heads[6::CHUNK_WORDS]) != blocks:
             raise ValueError(f"not a step plan: its chunks have other numbers than {tokens} tokens and {blocks} blocks")
-        if 0 in lengths or not all(map(ge, lengths, heads[3::CHUNK_WORDS])):
-            raise ValueError("not a step plan: a chunk has no tokens, or wants more logits than it has tokens")
+        wanted = map(add, heads[3::CHUNK_WORDS], heads[7::CHUNK_WORDS])
+        if 0 in lengths or not all(map(ge, lengths, wanted)):
+            raise ValueError("not a step plan: a chunk has no tokens, or wants more rows than it has tokens")
         return plan
 
 
@@ -150,4 +158,14 @@ class Sampled(NamedTuple):
 
     token: int
     logprobs: TokenLogprobs | None = None
+    error: str | None = None
+
+
+class Pooled(NamedTuple):
+    """What was made of a chunk's rows of hidden states: the prompt's vector, once they are its last.
+
+    `vector` is as in TokenEvent; with `error`, one sentence why there is none.
+    """
+
+    vector: bytes | None = None
     error: str | None = None

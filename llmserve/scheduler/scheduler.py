@@ -24,31 +24,21 @@ Four choices make the rest simple:
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from operator import attrgetter
 
 from llmserve.errors import RequestError
 from llmserve.request import Finish, Request, TokenEvent, TokenLogprobs
 from llmserve.scheduler.block_pool import BlockPool
+from llmserve.scheduler.counters import Counters
 from llmserve.scheduler.deadlines import Deadlines
-from llmserve.scheduler.plan import Sampled, StepPlan
+from llmserve.scheduler.plan import Pooled, Sampled, StepPlan
 from llmserve.scheduler.sequence import NEVER, NO_ROW, Sequence
 from llmserve.scheduler.step import Part, Step
 from llmserve.scheduler.waiting import WaitingQueue
 
 _order = attrgetter("order")
-
-
-@dataclass(slots=True)
-class Counters:
-    """Totals since the start."""
-
-    preemptions: int = 0
-    prefix_queries: int = 0  # prompt tokens looked up in the prefix cache, at a request's first admission
-    prefix_hits: int = 0  # of those, found
-    steps: int = 0
-    scheduled_tokens: int = 0
+_NOTHING_POOLED = Pooled()
 
 
 class Scheduler:
@@ -57,7 +47,8 @@ class Scheduler:
         while scheduler.has_work:
             plan = scheduler.schedule()
             sampled = ...  # execute the plan, then sample for each of scheduler.wanted(plan)
-            events = scheduler.update(plan, sampled)
+            pooled = ...   # and pool for each of scheduler.pooling(plan)
+            events = scheduler.update(plan, sampled, pooled)
 
     Every request that `add` accepts gets exactly one event with `finish` set, and with it the scheduler forgets it.
     From `schedule` to `update` a plan is in flight: more requests may be added meanwhile and the next step may be
@@ -125,16 +116,18 @@ class Scheduler:
         RequestError if it could never be served, however idle the server; it then gets no event.
         """
         prompt_len = len(request.prompt)
-        limit = min(prompt_len + request.sampling.max_tokens, self.max_model_len)
+        pools = request.pooling is not None
+        limit = prompt_len + 1 if pools else min(prompt_len + request.sampling.max_tokens, self.max_model_len)
         capacity = self.pool.num_blocks * self.pool.block_size
         if request.id in self._alive:
             raise RequestError(f"A request with id {request.id} is already being served.", param="id")
         if not prompt_len:
             raise RequestError("The prompt is empty; it needs at least one token.", param="prompt")
-        if prompt_len >= self.max_model_len:
+        if prompt_len > self.max_model_len - (not pools):
+            rest = "" if pools else " with at least one left to generate"
             raise RequestError(
-                f"The prompt has {prompt_len} tokens, and this model takes at most {self.max_model_len} tokens with at "
-                "least one left to generate; shorten the prompt.",
+                f"The prompt has {prompt_len} tokens, and this model takes at most {self.max_model_len} tokens{rest}; "
+                "shorten the prompt.",
                 param="prompt",
                 code="context_length_exceeded",
             )
@@ -145,7 +138,8 @@ class Scheduler:
                 param="prompt" if prompt_len > capacity else "max_tokens",
                 code="context_length_exceeded",
             )
-        seq = Sequence(request, self._arrivals, limit, self._variant_of(prompt_len, limit))
+        variant = self._variant_of(prompt_len, prompt_len if pools else limit)
+        seq = Sequence(request, self._arrivals, limit, variant)
         self._arrivals += 1
         self._alive[request.id] = seq
         self._waiting.add(seq)
@@ -201,21 +195,34 @@ class Scheduler:
         """
         self._check_in_flight(plan)
         wanted = []
-        for seq, end, logits, _ in self._parts:
-            if logits == 1:
+        for seq, end, rows, _ in self._parts:
+            if seq.pools:
+                continue
+            if rows == 1:
                 wanted.append((seq, end))
             else:
-                wanted += [(seq, position) for position in range(end - logits + 1, end + 1)]
+                wanted += [(seq, position) for position in range(end - rows + 1, end + 1)]
         return wanted
 
-    def update(self, plan: StepPlan, sampled: list[Sampled]) -> list[TokenEvent]:
-        """Account for the plan in flight, which every rank has executed; `sampled` has one item per logits row.
+    def pooling(self, plan: StepPlan) -> list[Part]:
+        """Those of the plan in flight of which there are rows of hidden states, in the order of these.
 
-        At most one event a request. ValueError, and no change, if `sampled` is not as long as `plan.num_logits`.
+        Where a part `chooses`, its rows are the last of its prompt, and the vector is wanted.
         """
         self._check_in_flight(plan)
+        return [part for part in self._parts if part.seq.pools and part.rows]
+
+    def update(self, plan: StepPlan, sampled: list[Sampled], pooled: Collection[Pooled] = ()) -> list[TokenEvent]:
+        """Account for the plan in flight, which every rank has executed.
+
+        `sampled` has one item per logits row, `pooled` one for each of `pooling`. At most one event a request.
+        ValueError, and no change, if there are more or fewer.
+        """
+        pools = len(self.pooling(plan))
         if len(sampled) != plan.num_logits:
             raise ValueError(f"the plan wants {plan.num_logits} tokens, got {len(sampled)}")
+        if len(pooled) != pools:
+            raise ValueError(f"the plan wants {pools} pooled, got {len(pooled)}")
         parts = self._parts
         self._plan = None
         self._parts = []
@@ -225,13 +232,18 @@ class Scheduler:
         chosen: Sampled | None
         of_prompt: tuple[TokenLogprobs, ...]
         next_row = 0
-        for seq, end, logits, chooses in parts:
-            first, next_row = next_row, next_row + logits
-            if logits == 1 and chooses:  # what decodes
-                chosen, of_prompt = sampled[first], ()
-                error = chosen.error
+        vectors = iter(pooled)
+        for seq, end, rows, chooses in parts:
+            chosen, of_prompt, vector = None, (), None
+            if seq.pools:
+                vector, error = next(vectors) if rows else _NOTHING_POOLED
             else:
-                chosen, of_prompt, error = _rows(sampled[first:next_row], chooses)
+                first, next_row = next_row, next_row + rows
+                if rows == 1 and chooses:  # what decodes
+                    chosen = sampled[first]
+                    error = chosen.error
+                else:
+                    chosen, of_prompt, error = _rows(sampled[first:next_row], chooses)
             if error is not None:
                 # What made its logits unusable may be in its KV: nobody else should find that.
                 self.pool.withdraw(seq.blocks or self.pool.match(seq.keys))  # it may have been pushed out meanwhile
@@ -241,6 +253,8 @@ class Scheduler:
                 self._publish(seq, end)
             if chosen is not None:
                 events.append(self._append(seq, end, chosen, of_prompt))
+            elif vector is not None:
+                events.append(self._end(seq, Finish.STOP, vector=vector))
             elif of_prompt:
                 events.append(TokenEvent(seq.id, None, prompt_logprobs=of_prompt))
         return events
@@ -319,7 +333,7 @@ class Scheduler:
         if not seq.admitted:
             seq.admitted = True
             seq.untold = seq.computed
-            if self.pool.prefix_caching and seq.request.sampling.prompt_logprobs is None:
+            if self.pool.prefix_caching and not seq.request.wants_whole_prompt:
                 self.counters.prefix_queries += len(seq.tokens)
                 self.counters.prefix_hits += seq.computed
         return seq
@@ -347,10 +361,10 @@ class Scheduler:
         self._forget(seq)
         return TokenEvent(seq.id, token, finish, chosen.logprobs, cached_tokens, of_prompt)
 
-    def _end(self, seq: Sequence, finish: Finish, error: str | None = None) -> TokenEvent:
+    def _end(self, seq: Sequence, finish: Finish, error: str | None = None, vector: bytes | None = None) -> TokenEvent:
         """Its final event, without a token."""
         self._forget(seq)
-        return TokenEvent(seq.id, None, finish, cached_tokens=seq.untold, error=error)
+        return TokenEvent(seq.id, None, finish, cached_tokens=seq.untold, error=error, vector=vector)
 
     def _forget(self, seq: Sequence) -> None:
         del self._alive[seq.id]

@@ -26,7 +26,8 @@ class Sequence:
 
     The logits of the last token's position are wanted, which foretell the next. Where log-probabilities of the prompt
     are asked for, those of all its positions are; `told` counts the positions before its last whose logits nobody
-    needs any more.
+    needs any more. Of one that `pools` hidden states are wanted in place of logits, and its vector stands for the one
+    token that it generates.
 
     A sequence runs while it has a row of the block table, otherwise it waits and owns nothing. There is no other state:
     whether it is in its prompt, decoding, or recomputing after a preemption is only how far `computed` is behind.
@@ -43,6 +44,7 @@ class Sequence:
     row: int = NO_ROW
     computed: int = 0
     told: int = field(init=False)
+    pools: bool = field(init=False)
     blocks: list[int] = field(default_factory=list)  # in the order of positions; the last may have room left
     room: int = 0  # tokens that the blocks hold
     fills: int = NEVER  # the length at which its first block that is not published will be full
@@ -58,7 +60,8 @@ class Sequence:
         self.tokens = list(request.prompt)
         # Before min_tokens a stop token can only come where a grammar leaves nothing else, and there it is the end.
         self.stops_from = len(request.prompt) + (sampling.min_tokens if sampling.grammar is None else 0)
-        self.told = len(request.prompt) - 1 if sampling.prompt_logprobs is None else 0
+        self.told = 0 if request.wants_whole_prompt else len(request.prompt) - 1
+        self.pools = request.pooling is not None
 
     @property
     def first_wanted(self) -> int:

@@ -17,8 +17,8 @@ class Part(NamedTuple):
 
     seq: Sequence
     end: int  # the position after its last
-    logits: int
-    chooses: bool  # the last of its logits yield the token at `end`
+    rows: int  # of logits; of one that pools, of hidden states
+    chooses: bool  # the last of its rows yields the token at `end`, or the vector in its place
 
 
 class Step:
@@ -42,21 +42,25 @@ class Step:
         length = len(tokens)
         blocks = len(seq.blocks)
         if length - start == 1:  # what decodes: nearly all, nearly always
-            stop, logits = length, 1
+            stop, rows = length, 1
             token = tokens[start]
             if token == UNKNOWN:
                 self._unknown.append((len(self._tokens), seq, start))
             self._tokens.append(token)
         else:
             wanted = max(start, seq.first_wanted)
-            # One row of logits is every chunk's own, so whoever is in a step advances by a token.
-            stop = min(length, start + self.tokens_left - reserved, wanted + 1 + self._prompt_logits)
-            logits = max(0, stop - wanted)
+            stop = min(length, start + self.tokens_left - reserved)
+            if not seq.pools:
+                # One row of logits is every chunk's own, so whoever is in a step advances by a token.
+                stop = min(stop, wanted + 1 + self._prompt_logits)
+            rows = max(0, stop - wanted)
             self._tokens += tokens[start:stop]
-            self._prompt_logits -= max(0, logits - 1)
-            if logits:
+            if rows:
                 seq.told = max(seq.told, min(stop, len(seq.request.prompt) - 1))
-        self._heads += (seq.row, start, first_block, logits, seq.variant, stop - start, blocks - first_block)
+                if not seq.pools:
+                    self._prompt_logits -= rows - 1
+        logits, hidden = (0, rows) if seq.pools else (rows, 0)
+        self._heads += (seq.row, start, first_block, logits, seq.variant, stop - start, blocks - first_block, hidden)
         if first_block != blocks:
             self._blocks += seq.blocks[first_block:]
         self.tokens_left -= stop - start
@@ -66,7 +70,7 @@ class Step:
             tokens.append(UNKNOWN)
         else:
             self.is_open = False
-        self.parts.append(Part(seq, stop, logits, chooses))
+        self.parts.append(Part(seq, stop, rows, chooses))
 
     def settle(self) -> None:
         """The step before has been accounted for: its tokens are known, and who ended in it is left out."""
@@ -77,7 +81,7 @@ class Step:
             del self.parts[index]
             at = index * CHUNK_WORDS
             token, block = sum(self._heads[5:at:CHUNK_WORDS]), sum(self._heads[6:at:CHUNK_WORDS])
-            *_, tokens, blocks = self._heads[at : at + CHUNK_WORDS]
+            *_, tokens, blocks, _ = self._heads[at : at + CHUNK_WORDS]
             del self._heads[at : at + CHUNK_WORDS]
             del self._tokens[token : token + tokens]
             del self._blocks[block : block + blocks]

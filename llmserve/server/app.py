@@ -19,12 +19,16 @@ from llmserve.server.admission import Admission
 from llmserve.server.answers.choose import choose_forms
 from llmserve.server.chat import chat_routes
 from llmserve.server.completions import completion_routes
+from llmserve.server.embeddings import embedding_routes
 from llmserve.server.engine_client import EngineClient
+from llmserve.server.error_schema import OPENAI_ERRORS
 from llmserve.server.errors import RETRY_AFTER_S, ModelNotFoundError, answer
+from llmserve.server.kserve.routes import kserve_routes
 from llmserve.server.metrics import Metrics
 from llmserve.server.middleware import Edge
 from llmserve.server.responses import responses_routes
 from llmserve.server.serving import Serving
+from llmserve.server.tokenizing import tokenizer_routes
 from llmserve.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -37,20 +41,23 @@ def create_app(client: EngineClient, tokenizer: Tokenizer | None, manifest: Mani
     forms = choose_forms(tokenizer.chat if tokenizer else None, config.tool_call_parser, config.reasoning_parser)
     serving = Serving(client, tokenizer, manifest, name, metrics, admission, forms, config.sse_ping_interval)
     logger.info("Answers: %s", forms.told)
-    app = FastAPI(title="llmserve", version=llmserve.__version__, redirect_slashes=False)
+    app = FastAPI(title="llmserve", version=llmserve.__version__, redirect_slashes=False, responses=OPENAI_ERRORS)
     app.add_middleware(Edge)
     for kind in (LlmserveError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)
     app.include_router(completion_routes(serving))
     app.include_router(chat_routes(serving))
     app.include_router(responses_routes(serving))
+    app.include_router(kserve_routes(serving))
+    app.include_router(tokenizer_routes(serving))
+    app.include_router(embedding_routes(serving, config.pooling))
     app.include_router(_model_routes(serving))
     app.include_router(_operator_routes(serving))
     return app
 
 
 async def _answer(request: Request, error: Exception) -> Response:
-    return answer(error).response()
+    return answer(error).response(request.url.path)
 
 
 def _model_routes(serving: Serving) -> APIRouter:

@@ -34,7 +34,7 @@ from llmserve.engine.messages import (
     encode,
 )
 from llmserve.errors import ConfigError, LlmserveError
-from llmserve.request import Finish, Request, SamplingParams, TokenEvent
+from llmserve.request import Finish, Pooling, Request, SamplingParams, TokenEvent
 
 EngineState = Loading | Ready | Draining | Stopped | Failed
 """The engine's last word on itself; `Failed` also where it could not say so any more."""
@@ -129,6 +129,7 @@ class EngineClient:
         priority: int = 0,
         timeout: float | None = None,
         cache_salt: str = "",
+        pooling: Pooling | None = None,
     ) -> list[int]:
         """Starts every (prompt, sampling) and returns their ids, in order. Raises NotReadyError.
 
@@ -138,7 +139,8 @@ class EngineClient:
         if not isinstance(self.state, Ready):
             raise NotReadyError(self.state)
         prepared = [
-            Request(next(self._ids), prompt, sampling, priority, timeout, cache_salt) for prompt, sampling in requests
+            Request(next(self._ids), prompt, sampling, priority, timeout, cache_salt, pooling)
+            for prompt, sampling in requests
         ]
         for request in prepared:
             self._open[request.id] = take

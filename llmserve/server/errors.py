@@ -1,4 +1,4 @@
-"""The one place where an error becomes an HTTP answer, in the shape OpenAI's clients expect."""
+"""The one place where an error becomes an HTTP answer, in the shape that its path's clients expect."""
 
 from __future__ import annotations
 
@@ -19,11 +19,23 @@ from llmserve.server.engine_client import NotReadyError
 MAX_MESSAGE = 1000
 MAX_VALUE = 100
 RETRY_AFTER_S = 5
+KSERVE = "/v2"
+"""Where its protocol begins."""
 
 
 class ModelNotFoundError(LlmserveError):
     def __init__(self, asked: str, served: str) -> None:
         super().__init__(f"The model {shown(asked)} is not served here; use {shown(served)}.")
+
+
+class TooLateError(LlmserveError):
+    """A request's own time was up before there was anything to answer with."""
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__(
+            f"The request's timeout of {timeout:g} seconds was over before its answer was complete; give it more, or "
+            "send it again later."
+        )
 
 
 @dataclass(frozen=True)
@@ -38,13 +50,27 @@ class ErrorAnswer:
     headers: dict[str, str] = field(default_factory=dict)
 
     def body(self) -> dict[str, Any]:
-        # Bounded, and encodable: a message may quote what the client sent.
-        message = self.message[:MAX_MESSAGE].encode(errors="replace").decode()
-        param = self.param and self.param[:MAX_VALUE].encode(errors="replace").decode()
-        return {"error": {"message": message, "type": self.type, "param": param, "code": self.code}}
+        """OpenAI's."""
+        param = self.param and _bounded(self.param, MAX_VALUE)
+        return {
+            "error": {
+                "message": _bounded(self.message, MAX_MESSAGE), "type": self.type, "param": param, "code": self.code
+            }
+        }  # fmt: skip
 
-    def response(self) -> JSONResponse:
-        return JSONResponse(self.body(), self.status, self.headers)
+    def sentence(self) -> dict[str, Any]:
+        """KServe's."""
+        return {"error": _bounded(self.message, MAX_MESSAGE)}
+
+    def response(self, path: str) -> JSONResponse:
+        """As the clients of this path know it."""
+        of_kserve = path == KSERVE or path.startswith(KSERVE + "/")
+        return JSONResponse(self.sentence() if of_kserve else self.body(), self.status, self.headers)
+
+
+def _bounded(text: str, most: int) -> str:
+    """Short, and encodable: it may quote what the client sent."""
+    return text[:most].encode(errors="replace").decode()
 
 
 def answer(error: BaseException) -> ErrorAnswer:
@@ -65,6 +91,8 @@ def answer(error: BaseException) -> ErrorAnswer:
             retry = {"Retry-After": str(math.ceil(error.retry_after))}
             retry |= {"retry-after-ms": str(math.ceil(error.retry_after * 1000))}
             return ErrorAnswer(429, str(error), "rate_limit_error", None, "queue_full", retry)
+        case TooLateError():
+            return ErrorAnswer(504, str(error), "server_error", "timeout", "timeout")
         case EngineDeadError():
             return ErrorAnswer(500, str(error), "server_error", None, "engine_error")
         case HTTPException():

@@ -185,7 +185,7 @@ async def _turn_away(scope: Scope, receive: Receive, send: Send) -> None:
     message = "The server has as many connections as it can; try again later, or raise its limit of open files."
     headers = {"Retry-After": str(RETRY_AFTER_S), "Connection": "close"}
     answer = ErrorAnswer(503, message, "service_unavailable_error", None, "too_many_connections", headers)
-    await answer.response()(scope, receive, send)
+    await answer.response(scope["path"])(scope, receive, send)
 
 
 class _LoopErrors:

@@ -102,11 +102,17 @@ class CallObserver:
         self._metrics.params_n.observe(job.n)
         for prompt, limit in zip(job.prompts, job.max_tokens, strict=True):
             for _ in range(job.n):
-                self._metrics.prompt_tokens.inc(len(prompt))
-                self._metrics.request_prompt_tokens.observe(len(prompt))
+                self.admitted_prompt(len(prompt))
                 self._metrics.params_max_tokens.observe(limit)
 
+    def admitted_prompt(self, tokens: int) -> None:
+        """Of a request of any kind."""
+        self._metrics.prompt_tokens.inc(tokens)
+        self._metrics.request_prompt_tokens.observe(tokens)
+
     def event(self, event: TokenEvent) -> None:
+        if event.vector is not None:
+            self._metrics.cached_tokens.inc(event.cached_tokens)
         if event.token is None:
             return
         now = time.perf_counter()

@@ -44,7 +44,7 @@ class Edge:
                 logger.exception("Request %s failed", exchange.id)
             if exchange.answered:
                 raise  # a response is under way; the server can only break it off
-            await answer(e).response()(scope, receive, exchange.send)
+            await answer(e).response(scope["path"])(scope, receive, exchange.send)
 
 
 class _Exchange:

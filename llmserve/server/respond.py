@@ -83,11 +83,9 @@ async def respond(
 
 async def respond_whole(request: Request, generation: Generation, format: WholeFormat) -> Response:
     try:
-        choices = await until_disconnect(request.receive, _collect(generation))
+        choices = await collect(request, generation)
     except ClientDisconnect:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    finally:
-        generation.close()
     if generation.job.sampling.prompt_logprobs is None:
         content = _whole(format, choices, generation.usage)
     else:  # so many numbers that others would wait for their tokens
@@ -97,6 +95,14 @@ async def respond_whole(request: Request, generation: Generation, format: WholeF
 
 def _whole(format: WholeFormat, choices: list[Whole], usage: Usage) -> bytes:
     return encode(format.body(choices, usage))
+
+
+async def collect(request: Request, generation: Generation) -> list[Whole]:
+    """All of it. Raises ClientDisconnect where the client leaves before; what has not ended then is aborted."""
+    try:
+        return await until_disconnect(request.receive, _collect(generation))
+    finally:
+        generation.close()
 
 
 async def _collect(generation: Generation) -> list[Whole]:

@@ -71,17 +71,8 @@ class Serving:
 
         `limit` as in `job`; `known`: the prompts, where they are known before they are tokenised.
         """
-        ready = self._ready()
-        if body.model is not None and body.model != self.model_name:
-            raise ModelNotFoundError(body.model, self.model_name)
         n = body.n or 1
-        most = min(MAX_CHOICES_PER_CALL, self.admission.most(ready.max_num_seqs))
-        if prompts * n > most:
-            raise RequestError(
-                f"The call asks for {prompts * n} choices (prompts times n), and {most} are the most that one may have "
-                "here; send several calls.",
-                param="n" if n > 1 else prompt_param,
-            )
+        self._check_asked(body.model, prompts * n, "n" if n > 1 else prompt_param)
         for prompt in known:
             if not isinstance(prompt, str):
                 kept = body.kept(tuple(prompt))
@@ -96,14 +87,40 @@ class Serving:
                 param=limit_param,
                 code="context_length_exceeded",
             )
-        self._check_room(prompts * n)
+        self.check_room(prompts * n)
+
+    def check_call(self, model: str | None, choices: int, param: str) -> None:
+        """As `check`, of a call that is followed by no text: `choices` are its requests to the engine, `param` asks for
+        so many."""
+        self._check_asked(model, choices, param)
+        self.check_room(choices)
+
+    def _check_asked(self, model: str | None, choices: int, param: str) -> None:
+        self._ready()
+        self.check_model(model)
+        if choices > self.most_choices:
+            raise RequestError(
+                f"The call asks for {choices} choices (prompts times n), and {self.most_choices} are the most that one "
+                "may have here; send several calls.",
+                param=param,
+            )
+
+    def check_model(self, model: str | None) -> None:
+        """None: the one that is served."""
+        if model is not None and model != self.model_name:
+            raise ModelNotFoundError(model, self.model_name)
+
+    @property
+    def most_choices(self) -> int:
+        """Of one call."""
+        return min(MAX_CHOICES_PER_CALL, self.admission.most(self._ready().max_num_seqs))
 
     def _ready(self) -> Ready:
         if not isinstance(self.client.state, Ready):
             raise NotReadyError(self.client.state)
         return self.client.state
 
-    def _check_room(self, choices: int) -> None:
+    def check_room(self, choices: int) -> None:
         """Raises QueueFullError."""
         client, stats = self.client, self.client.stats
         load = Load(
@@ -163,6 +180,16 @@ class Serving:
     def _grammars(self) -> Grammars:
         assert self.tokenizer is not None
         return Grammars(self.tokenizer, self.manifest.model.vocab_size)
+
+    async def decode(self, ids: Sequence[int], *, param: str) -> str:
+        """The text of token ids, special ones by their names."""
+        tokenizer = self.need_tokenizer(param)
+        self._check_ids(ids, param)
+
+        def decode() -> str:
+            return tokenizer.decode(ids, skip_special_tokens=False)
+
+        return decode() if len(ids) < LONG_TEXT else await asyncio.to_thread(decode)
 
     def job(
         self,
@@ -233,7 +260,7 @@ class Serving:
 
     def start(self, job: Job) -> Generation:
         """Raises NotReadyError and QueueFullError: while a prompt was read, others may have come in."""
-        self._check_room(len(job.prompts) * job.n)
+        self.check_room(len(job.prompts) * job.n)
         return Generation(self.client, self.tokenizer, job, self.metrics.observer())
 
     def _sequences(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
@@ -264,6 +291,18 @@ class Serving:
                 param=param,
                 code="context_length_exceeded",
             )
+
+    def check_whole_prompt(self, prompt: tuple[int, ...], param: str) -> None:
+        """For a prompt that nothing is generated after."""
+        if not prompt:
+            raise RequestError(f"{param} is empty; give at least one token.", param=param)
+        if len(prompt) > self.max_model_len:
+            raise RequestError(
+                f"This model's context holds {self.max_model_len} tokens, and {param} has {len(prompt)}; shorten it.",
+                param=param,
+                code="context_length_exceeded",
+            )
+        self._check_ids(prompt, param)
 
     def _check_prompt(self, prompt: Sequence[int], param: str) -> None:
         if not prompt:

@@ -37,6 +37,7 @@ class Conversation:
     """What a chat request says. `tools` and `documents` as OpenAI's and Hugging Face's APIs give them; None: none.
 
     `variables` are for a template alone, by name (`chat_template_kwargs`), and so is `reasoning_effort`.
+    `awaits_answer`: the prompt ends where an answer begins; else behind the last message.
     """
 
     messages: Sequence[Message]
@@ -44,10 +45,11 @@ class Conversation:
     documents: Sequence[Mapping[str, Any]] | None = None
     reasoning_effort: str | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
+    awaits_answer: bool = True
 
 
 class ChatPrompt(Protocol):
-    """A model's way to put conversations. An answer is expected at the end."""
+    """A model's way to put conversations."""
 
     @property
     def told(self) -> str:
@@ -70,7 +72,7 @@ class ChatPrompt(Protocol):
 
 
 def only_messages(conversation: Conversation, told: str, *, tools: bool = False) -> None:
-    """For formats without variables and documents, and without tools unless `tools`: RequestError if there are any."""
+    """For formats that begin an answer, without variables, documents and (unless `tools`) tools. Else RequestError."""
     for param, given in (
         ("tools", conversation.tools and not tools),
         ("documents", conversation.documents),
@@ -83,6 +85,12 @@ def only_messages(conversation: Conversation, told: str, *, tools: bool = False)
                 "started with a --chat-template that knows it.",
                 param=param,
             )
+    if not conversation.awaits_answer:
+        raise RequestError(
+            f"add_generation_prompt cannot be false for this model: its prompts are {told}, which ends where an answer "
+            "begins; leave it out.",
+            param="add_generation_prompt",
+        )
 
 
 def only_roles(conversation: Conversation, told: str, *roles: str) -> None:

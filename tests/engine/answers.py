@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,12 +45,14 @@ class Answer:
     finish: Finish | None = None
     cached_tokens: int = 0
     prompt: list[TokenLogprobs] = field(default_factory=list)
+    vector: list[float] | None = None
 
     def add(self, event: TokenEvent) -> None:
         assert self.finish is None, "an event after the final one"
         self.finish = event.finish
         self.cached_tokens += event.cached_tokens
         self.prompt += event.prompt_logprobs
+        self.vector = None if event.vector is None else array("f", event.vector).tolist()
         if event.token is not None:
             self.tokens.append(event.token)
         if event.logprobs is not None:
@@ -64,12 +67,14 @@ def assert_same(ours: Answer, expected: Answer, built: Built) -> None:
     assert ours.tokens == expected.tokens
     assert ours.finish == expected.finish
     if built.is_reference:
+        assert ours.vector == (expected.vector and pytest.approx(expected.vector, abs=REFERENCE_LOGPROBS))
         assert ours.logprobs == pytest.approx(expected.logprobs, abs=REFERENCE_LOGPROBS)
         prompts = [[n for logprobs in answer.prompt for n in numbers(logprobs)] for answer in (ours, expected)]
         assert prompts[0] == pytest.approx(prompts[1], abs=REFERENCE_LOGPROBS)
     else:
         assert ours.logprobs == expected.logprobs  # to the last bit
         assert ours.prompt == expected.prompt
+        assert ours.vector == expected.vector
 
 
 class Engine:

@@ -35,12 +35,14 @@ def plain(weight: Tensor) -> Matrix:
     return Matrix(weight, weight.shape[1], None, 0)
 
 
-def at_step(tokens: list[int] | None = None, logit_rows: list[int] | None = None) -> ReferenceOps:
-    """In a step with these tokens, or with these rows to be made logits."""
+def at_step(
+    tokens: list[int] | None = None, logit_rows: list[int] | None = None, hidden_rows: list[int] | None = None
+) -> ReferenceOps:
+    """In a step with these tokens, or with these rows to be made logits, or to be wanted before that."""
     none = torch.empty(0, dtype=torch.int64)
-    ids, rows = (torch.tensor(given or [], dtype=torch.int64) for given in (tokens, logit_rows))
+    ids, rows, hidden = (torch.tensor(given or [], dtype=torch.int64) for given in (tokens, logit_rows, hidden_rows))
     ops = ReferenceOps(torch.device("cpu"))
-    ops.begin(Batch(ids, none, none, (), none, rows))
+    ops.begin(Batch(ids, none, none, (), none, rows, hidden))
     return ops
 
 
@@ -83,10 +85,13 @@ def test_silu_gated(tokens: int, inner: int, dtype: torch.dtype, seed: int) -> N
 @given(st.integers(1, 9), st.integers(1, 40), st.data())
 @few
 def test_last_norm_is_of_the_wanted_rows_and_no_others(tokens: int, size: int, data: st.DataObject) -> None:
-    rows = data.draw(st.lists(st.integers(0, tokens - 1), unique=True))
+    rows, hidden = (data.draw(st.lists(st.integers(0, tokens - 1), unique=True)) for _ in range(2))
     x, residual, weight = randn(tokens, size, seed=0), randn(tokens, size, seed=1), randn(size, seed=2)
     whole, _ = OPS.add_norm(x, residual, Normalisation(weight, 1e-6), None)
-    assert torch.equal(at_step(logit_rows=rows).last_norm(x, residual, Normalisation(weight, 1e-6), None), whole[rows])
+    ops = at_step(logit_rows=rows, hidden_rows=hidden)
+    got = ops.last_norm(x, residual, Normalisation(weight, 1e-6), None)
+    assert torch.equal(got[0], whole[rows])
+    assert torch.equal(got[1], whole[hidden])
 
 
 @given(st.integers(1, 40), st.integers(1, 4), st.data())

@@ -25,6 +25,14 @@ def foretold(prompt: tuple[int, ...]) -> list[int]:
     return [next_token(context[:length]) for length in range(1, len(prompt))]
 
 
+def hidden_of(prompt: tuple[int, ...]) -> list[int]:
+    """What stands for the hidden state of each position: its KV, on which everything before it shows."""
+    context: list[int] = []
+    for token in prompt:
+        context.append(kv_of(context[-1] if context else 0, len(context), token))
+    return context
+
+
 def reference(prompt: tuple[int, ...], count: int) -> list[int]:
     """`count` tokens generated one by one from scratch: what every request must get, whatever surrounds it."""
     context: list[int] = []
@@ -45,8 +53,8 @@ class FakeModel:
         self.kv: list[int | None] = [None] * (num_blocks * block_size)
         self.table: list[list[int]] = [[] for _ in range(rows)]
 
-    def execute(self, plan: StepPlan) -> list[int]:
-        """The next token for each wanted row of logits."""
+    def execute(self, plan: StepPlan) -> tuple[list[int], list[int]]:
+        """The next token for each wanted row of logits, and what stands for each hidden state that is wanted."""
         writer: dict[int, int] = {}  # slot -> the row that writes it in this step
         for chunk in plan.chunks:
             table = self.table[chunk.row]
@@ -55,7 +63,7 @@ class FakeModel:
             for position in range(chunk.start, chunk.start + len(chunk.tokens)):
                 slot = self._slot(chunk.row, position)
                 assert writer.setdefault(slot, chunk.row) == chunk.row, "two rows write one slot"
-        tokens = []
+        tokens, hidden = [], []
         for chunk in plan.chunks:
             context = [self._read(chunk.row, position, writer) for position in range(chunk.start)]
             for position, token in enumerate(chunk.tokens, chunk.start):
@@ -63,7 +71,9 @@ class FakeModel:
                 self.kv[self._slot(chunk.row, position)] = context[-1]
                 if position >= chunk.start + len(chunk.tokens) - chunk.logits:
                     tokens.append(next_token(context))
-        return tokens
+                if position >= chunk.start + len(chunk.tokens) - chunk.hidden:
+                    hidden.append(context[-1])
+        return tokens, hidden
 
     def _slot(self, row: int, position: int) -> int:
         return self.table[row][position // self.block_size] * self.block_size + position % self.block_size

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from llmserve.request import Finish, Request, SamplingParams, TokenEvent, TokenLogprobs
-from llmserve.scheduler import BlockPool, Sampled, Scheduler, Sequence, StepPlan
+from llmserve.request import Finish, Pooling, Request, SamplingParams, TokenEvent, TokenLogprobs
+from llmserve.scheduler import BlockPool, Pooled, Sampled, Scheduler, Sequence, StepPlan
+from llmserve.scheduler.step import Part
 
 from . import invariants
-from .fake_model import FakeModel, reference
+from .fake_model import FakeModel, hidden_of, reference
 
 Planned = TypeVar("Planned")
 
@@ -25,15 +26,18 @@ def request(
     priority: int = 0,
     timeout: float | None = None,
     cache_salt: str = "",
+    pooling: Pooling | None = None,
 ) -> Request:
     sampling = SamplingParams(
         max_tokens=max_tokens, stop_token_ids=stop, min_tokens=min_tokens, prompt_logprobs=prompt_logprobs
     )
-    return Request(request_id, prompt, sampling, priority, timeout, cache_salt)
+    return Request(request_id, prompt, sampling, priority, timeout, cache_salt, pooling)
 
 
 def expected(req: Request, max_model_len: int) -> tuple[list[int], Finish]:
     """What the request must yield, worked out without a scheduler."""
+    if req.pooling is not None:
+        return [], Finish.STOP
     sampling = req.sampling
     room = min(sampling.max_tokens, max_model_len - len(req.prompt))
     tokens = reference(req.prompt, room)
@@ -41,6 +45,12 @@ def expected(req: Request, max_model_len: int) -> tuple[list[int], Finish]:
         if token in sampling.stop_token_ids and count >= sampling.min_tokens:
             return tokens[:count], Finish.STOP
     return tokens, Finish.LENGTH
+
+
+def vector_of(req: Request) -> bytes:
+    """Likewise: what the harness makes a prompt's vector of, one position after the other."""
+    states = hidden_of(req.prompt)
+    return repr(states if req.pooling is Pooling.MEAN else states[-1:]).encode()
 
 
 @dataclass
@@ -52,6 +62,7 @@ class Answer:
     error: str | None = None
     cached_tokens: int | None = None  # of the first event
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    vector: bytes | None = None
 
     def receive(self, event: TokenEvent) -> None:
         assert self.finish is None, "an event after the final one"
@@ -66,7 +77,7 @@ class Answer:
         assert not (event.prompt_logprobs and self.tokens[:-1]), "the prompt is told of after its answer"
         self.prompt_logprobs += event.prompt_logprobs
         assert (event.error is not None) == (event.finish is Finish.ERROR)
-        self.finish, self.error = event.finish, event.error
+        self.finish, self.error, self.vector = event.finish, event.error, event.vector
 
 
 class Engine:
@@ -101,6 +112,7 @@ class Engine:
         self.answers: dict[int, Answer] = {}
         # (request id, position in the answer; before 0: in the prompt, from its end) -> the sampler's error
         self.faults: dict[tuple[int, int], str] = {}
+        self.pooled: dict[int, list[int]] = {}  # of each request, what its vector is made of so far
         self.steps = 0
 
     def add(self, *requests: Request) -> None:
@@ -132,22 +144,28 @@ class Engine:
         if plan is None:
             return None
         self.steps += 1
-        told = {i: len(answer.prompt_logprobs) for i, answer in self.answers.items()}
+        told = {i: len(answer.prompt_logprobs) + len(self.pooled.get(i, ())) for i, answer in self.answers.items()}
         invariants.check_plan(self.scheduler, plan, told)
         received = StepPlan.decode(plan.words[:])
         assert received == plan
-        wanted = self.scheduler.wanted(plan)
+        wanted, pooling = self.scheduler.wanted(plan), self.scheduler.pooling(plan)
+        parts = list(self.scheduler._parts)
         if self.ahead:
             self._planning(self.scheduler.prepare)
-        tokens = self.model.execute(received)
+        tokens, hidden = self.model.execute(received)
         for seq in invariants.running(self.scheduler):
             table = self.model.table[seq.row]
             mine = seq.blocks[: len(table)] if self.ahead else seq.blocks
-            assert table == mine or (self.ahead and seq not in [seq for seq, _ in wanted]), "another block table"
+            assert table == mine or (self.ahead and seq not in [part.seq for part in parts]), "another block table"
         assert len(wanted) == len(tokens) == plan.num_logits
         sampled = [self._sample(seq, position, token) for (seq, position), token in zip(wanted, tokens, strict=True)]
-        events = self.scheduler.update(plan, sampled)
-        who = list(dict.fromkeys(seq.request.id for seq, _ in wanted))
+        assert all(part.rows for part in pooling), "pooled without rows"
+        assert sum(part.rows for part in pooling) == len(hidden) == plan.num_hidden
+        pooled = {part.seq.id: self._pool(part, hidden) for part in pooling}
+        assert not hidden
+        events = self.scheduler.update(plan, sampled, list(pooled.values()))
+        quiet = [id for id, made in pooled.items() if made == Pooled()]
+        who = [part.seq.id for part in parts if part.rows and part.seq.id not in quiet]
         assert [event.request_id for event in events] == who, "not one event for each who got something"
         for event in events:
             self.answers[event.request_id].receive(event)
@@ -170,6 +188,18 @@ class Engine:
         if position >= len(prompt):
             return Sampled(token, error=error)
         return Sampled(prompt[position], TokenLogprobs(float(token), (), 1), error)
+
+    def _pool(self, part: Part, hidden: list[int]) -> Pooled:
+        """Takes the part's rows from the beginning of `hidden`."""
+        id, first = part.seq.id, part.end - part.rows
+        for position in range(first, part.end):
+            if error := self.faults.get((id, position + 1 - len(part.seq.request.prompt))):
+                del hidden[: part.rows]
+                return Pooled(error=error)
+        mine = self.pooled.setdefault(id, [])
+        mine += hidden[: part.rows]
+        del hidden[: part.rows]
+        return Pooled(repr(mine).encode()) if part.chooses else Pooled()
 
     def run(self) -> dict[int, Answer]:
         """Until nothing is left to do."""

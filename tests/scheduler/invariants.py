@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from llmserve.request import Pooling
 from llmserve.scheduler import BlockPool, Scheduler, Sequence, StepPlan
 from llmserve.scheduler.block_pool import block_key
 from llmserve.scheduler.plan import UNKNOWN
@@ -116,7 +117,7 @@ def check_progress(scheduler: Scheduler) -> None:
 def check_plan(scheduler: Scheduler, plan: StepPlan, told: dict[int, int]) -> None:
     """A plan in flight: the budget, one chunk for every running sequence, and no write where others may read.
 
-    `told`: of how many prompt tokens each request has been sent log-probabilities.
+    `told`: of how many prompt tokens each request has been sent log-probabilities, or pooled hidden states.
     """
     pool = scheduler.pool
     assert 0 < plan.num_tokens <= scheduler.max_num_batched_tokens, "the token budget"
@@ -132,9 +133,13 @@ def check_plan(scheduler: Scheduler, plan: StepPlan, told: dict[int, int]) -> No
         assert chunk.tokens, "a chunk without tokens"
         assert end == seq.computed, "does not end where the KV will"
         assert list(chunk.tokens) == tokens[chunk.start : end], "other tokens than the sequence's"
-        asked = seq.request.sampling.prompt_logprobs is not None and told[seq.request.id] < prompt_len - 1
+        pooling = seq.request.pooling
+        whole = pooling is Pooling.MEAN if pooling else seq.request.sampling.prompt_logprobs is not None
+        asked = whole and told[seq.request.id] < prompt_len - 1
         first = max(chunk.start, told[seq.request.id] if asked else len(tokens) - 1)
-        assert chunk.logits == max(0, end - first), "logits of other positions than are wanted"
+        rows = max(0, end - first)
+        wanted = (0, rows) if pooling else (rows, 0)
+        assert (chunk.logits, chunk.hidden) == wanted, "rows of other positions than are wanted"
         assert seq.blocks[chunk.first_block :] == list(chunk.new_blocks), "blocks are not announced"
         for block in seq.blocks[chunk.start // pool.block_size : pool.blocks_for(end)]:
             assert pool._refs[block] == 1, "writes to a shared block"

@@ -17,12 +17,14 @@ int32 = st.integers(0, 2**31 - 1)
 def chunk(draw: st.DrawFn) -> Chunk:
     tokens = tuple(draw(st.lists(int32, min_size=1, max_size=6)))
     blocks = tuple(draw(st.lists(int32, max_size=4)))
-    return Chunk(draw(int32), draw(int32), draw(int32), tokens, blocks, draw(st.integers(0, len(tokens))), draw(int32))
+    logits = draw(st.integers(0, len(tokens)))
+    hidden = draw(st.integers(0, len(tokens) - logits))
+    return Chunk(draw(int32), draw(int32), draw(int32), tokens, blocks, logits, draw(int32), hidden)
 
 
 plans = st.builds(StepPlan.of, st.lists(chunk(), max_size=5))
 
-PLAN = StepPlan.of([Chunk(0, 5, 2, (7,), (), 1), Chunk(3, 0, 0, (7, 8, 9), (4, 1), 0, 6)])
+PLAN = StepPlan.of([Chunk(0, 5, 2, (7,), (), 1), Chunk(3, 0, 0, (7, 8, 9), (4, 1), 0, 6, 2)])
 
 
 @given(plans)
@@ -35,11 +37,11 @@ def test_decode_takes_what_a_plan_is(plan: StepPlan) -> None:
 
 
 def test_wire_format() -> None:
-    assert PLAN.words.tolist() == [2, 4, 2, 0, 5, 2, 1, 0, 1, 0, 3, 0, 0, 0, 6, 3, 2, 7, 7, 8, 9, 4, 1]
+    assert PLAN.words.tolist() == [2, 4, 2, 0, 5, 2, 1, 0, 1, 0, 0, 3, 0, 0, 0, 6, 3, 2, 2, 7, 7, 8, 9, 4, 1]
 
 
 def test_totals() -> None:
-    assert (PLAN.num_chunks, PLAN.num_tokens, PLAN.num_logits) == (2, 4, 1)
+    assert (PLAN.num_chunks, PLAN.num_tokens, PLAN.num_logits, PLAN.num_hidden) == (2, 4, 1, 2)
     assert (PLAN.starts.tolist(), PLAN.lengths.tolist()) == ([5, 0], [1, 3])
     assert (StepPlan.of([]).num_tokens, StepPlan.of([]).num_logits) == (0, 0)
 
@@ -62,19 +64,22 @@ def test_truncated_or_extended_words_are_refused(plan: StepPlan, data: st.DataOb
         [0, 0, 0, 0],
         [0, 1, 0, 7],  # a token of nobody's
         [1, 1, 0],
-        [1, 1, 0, 0, 0, 0, 0, 0, 1, 0],  # the token is missing
-        [1, 1, 0, -1, 0, 0, 0, 0, 1, 0, 7],  # row
-        [1, 1, 0, 0, -1, 0, 0, 0, 1, 0, 7],  # start
-        [1, 1, 0, 0, 0, -1, 0, 0, 1, 0, 7],  # first_block
-        [1, 1, 0, 0, 0, 0, -1, 0, 1, 0, 7],  # logits
-        [1, 1, 0, 0, 0, 0, 2, 0, 1, 0, 7],  # more logits than tokens
-        [1, 1, 0, 0, 0, 0, 0, -1, 1, 0, 7],  # variant
-        [1, 0, 1, 0, 0, 0, 0, 0, 0, 1, 7],  # no tokens
-        [2, 1, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 7],  # one of two has none
-        [1, 2, -1, 0, 0, 0, 0, 0, 2, -1, 7],
-        [1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 7],  # a block is missing
-        [1, 1, 1, 0, 0, 0, 0, 0, 1, 0, 7, 3],  # a block of nobody's
-        [2**31 - 1, 1, 0, 0, 0, 0, 0, 0, 1, 0, 7],
+        [1, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0],  # the token is missing
+        [1, 1, 0, -1, 0, 0, 0, 0, 1, 0, 0, 7],  # row
+        [1, 1, 0, 0, -1, 0, 0, 0, 1, 0, 0, 7],  # start
+        [1, 1, 0, 0, 0, -1, 0, 0, 1, 0, 0, 7],  # first_block
+        [1, 1, 0, 0, 0, 0, -1, 0, 1, 0, 0, 7],  # logits
+        [1, 1, 0, 0, 0, 0, 2, 0, 1, 0, 0, 7],  # more logits than tokens
+        [1, 1, 0, 0, 0, 0, 0, -1, 1, 0, 0, 7],  # variant
+        [1, 1, 0, 0, 0, 0, 0, 0, 1, 0, -1, 7],  # hidden
+        [1, 1, 0, 0, 0, 0, 0, 0, 1, 0, 2, 7],  # more hidden states than tokens
+        [1, 1, 0, 0, 0, 0, 1, 0, 1, 0, 1, 7],  # more of both
+        [1, 0, 1, 0, 0, 0, 0, 0, 0, 1, 0, 7],  # no tokens
+        [2, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7],  # one of two has none
+        [1, 2, -1, 0, 0, 0, 0, 0, 2, -1, 0, 7],
+        [1, 1, 0, 0, 0, 0, 0, 0, 1, 1, 0, 7],  # a block is missing
+        [1, 1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 7, 3],  # a block of nobody's
+        [2**31 - 1, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 7],
     ],
 )
 def test_malformed_words_are_refused(words: list[int]) -> None:

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmserve.errors import RequestError
-from llmserve.request import Finish, Request
+from llmserve.request import Finish, Pooling, Request
 
 from .fake_model import VOCAB, foretold
-from .harness import Engine, expected, request
+from .harness import Engine, expected, request, vector_of
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Client:
     timeout: int | None  # steps
     salt: str
     n: int  # so many requests, which come at once with the same prompt
+    pooling: Pooling | None
 
     def request(self, number: int, request_id: int) -> Request:
         prompt = [(self.family * 3 + i * i) % VOCAB for i in range(self.common)]
@@ -51,6 +52,7 @@ class Client:
             self.priority,
             self.timeout,
             self.salt,
+            self.pooling,
         )
 
 
@@ -60,6 +62,7 @@ sometimes = st.sampled_from([None, None, 0])
 priorities = st.sampled_from([0, 0, 0, 1, -1])
 timeouts = st.one_of(st.none(), st.none(), st.none(), st.integers(1, 40))
 salts = st.sampled_from(["", "", "", "a", "b"])
+poolings = st.sampled_from([None, None, None, *Pooling])
 clients = st.builds(
     Client,
     arrives=st.integers(0, 12),
@@ -76,6 +79,7 @@ clients = st.builds(
     timeout=timeouts,
     salt=salts,
     n=st.sampled_from([1, 1, 1, 2, 3]),
+    pooling=poolings,
 )
 
 
@@ -97,6 +101,10 @@ def engines(draw: st.DrawFn) -> Engine:
 
 
 def can_ever_be_served(req: Request, engine: Engine) -> bool:
+    if req.pooling is not None:
+        return (
+            0 < len(req.prompt) <= min(engine.scheduler.max_model_len, engine.pool.num_blocks * engine.pool.block_size)
+        )
     limit = min(len(req.prompt) + req.sampling.max_tokens, engine.scheduler.max_model_len)
     return (
         0 < len(req.prompt) < engine.scheduler.max_model_len
@@ -121,6 +129,7 @@ hungry = st.builds(
     timeout=timeouts,
     salt=salts,
     n=st.sampled_from([1, 1, 1, 2, 3]),
+    pooling=poolings,
 )
 tiny_engines = st.builds(
     lambda block_size, spare, rows, budget, caching, prompt_logits, ahead: Engine(
@@ -183,6 +192,9 @@ def live(engine: Engine, crowd: list[Client]) -> None:
         answer, client = answers[request_id], everyone[request_id][2]
         tokens, finish = expected(req, engine.scheduler.max_model_len)
         told = [int(logprobs.chosen) for logprobs in answer.prompt_logprobs]
+        if req.pooling is not None:
+            check_vector(engine, req, client)
+            continue
         asked = req.sampling.prompt_logprobs is not None
         # Positions in the answer; those before 0 are looked at only where log-probabilities are asked for.
         fault = client.fault if client.fault is not None and (client.fault >= 0 or asked) else len(tokens)
@@ -209,17 +221,37 @@ def live(engine: Engine, crowd: list[Client]) -> None:
         assert (engine.pool.prefix_caching and not asked) or answer.cached_tokens == 0
 
 
+def check_vector(engine: Engine, req: Request, client: Client) -> None:
+    answer = engine.answers[req.id]
+    first = 1 - len(req.prompt) if req.pooling is Pooling.MEAN else 0
+    assert not answer.tokens
+    assert not answer.prompt_logprobs
+    if answer.finish is Finish.ABORT:
+        assert client.leaves is not None
+    elif answer.finish is Finish.TIMEOUT:
+        assert client.timeout is not None
+    elif client.fault is not None and first <= client.fault <= 0:
+        assert answer.finish is Finish.ERROR
+    else:
+        assert (answer.finish, answer.vector) == (Finish.STOP, vector_of(req))
+        assert answer.cached_tokens is not None
+        assert answer.cached_tokens % engine.pool.block_size == 0
+        assert (engine.pool.prefix_caching and req.pooling is Pooling.LAST) or answer.cached_tokens == 0
+
+
 WORKLOAD = [
     request(0, (1, 2, 3, 4, 5, 6, 7), 12),
     request(1, (8, 2, 9), 16),
     request(2, (1, 2, 3, 4, 5, 6), 13),
     request(3, (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1, 2), 3, prompt_logprobs=0),
     request(4, (5,), 18),
+    request(5, (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13), pooling=Pooling.MEAN),
+    request(6, (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13), pooling=Pooling.LAST),
 ]
 
 
 def workload(ahead: bool = False) -> Engine:
-    """Six blocks of four for five requests, seven tokens a step: chunking, queueing and preemption all happen."""
+    """Six blocks of four for seven requests, seven tokens a step: chunking, queueing and preemption all happen."""
     engine = Engine(num_blocks=6, block_size=4, max_num_seqs=4, max_num_batched_tokens=7, max_model_len=20, ahead=ahead)
     engine.add(*WORKLOAD)
     return engine
@@ -276,7 +308,7 @@ def test_abort_all_at_every_point_even_with_a_plan_in_flight(ahead: bool) -> Non
             engine.check()
             assert not engine.scheduler.has_work
             # The scheduler is as good as new.
-            again = [request(req.id + 10, req.prompt, req.sampling.max_tokens) for req in WORKLOAD]
+            again = [request(req.id + 10, req.prompt, req.sampling.max_tokens) for req in WORKLOAD[:5]]
             engine.add(*again)
             answers = engine.run()
             assert all(answers[req.id].tokens == expected(req, 20)[0] for req in again)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -37,6 +38,7 @@ class FakeEngine:
         self.allowance: int | None = None  # tokens each request may still get; None: all of them
         self.stalled = False  # neither hears nor says anything, as a process that is stopped
         self.steps_a_message = 1
+        self.times_out = False  # every request, instead of yielding anything
         self._outbox: list[Any] = []
         self._deadline: float | None = None
         self._quit = threading.Event()
@@ -109,7 +111,11 @@ class FakeEngine:
     def _events_of_a_step(self) -> list[TokenEvent]:
         events = []
         for id, (request, done) in list(self.running.items()):
-            if done < 0:
+            if self.times_out:
+                events.append(TokenEvent(id, None, Finish.TIMEOUT))
+            elif request.pooling is not None:
+                events.append(TokenEvent(id, None, Finish.STOP, vector=vector_of(request)))
+            elif done < 0:
                 events.append(TokenEvent(id, None, prompt_logprobs=pieces(request)[done]))
             else:
                 events.append(self._token(request, done))
@@ -148,6 +154,12 @@ def wait_for(condition: Callable[[], Any], timeout: float = 5.0) -> Any:
 def made_up(token: int, count: int, rank: int = 1) -> TokenLogprobs:
     chosen, first = -1.0 - token % 5, token - rank + 1
     return TokenLogprobs(chosen, tuple((first + i, chosen + rank - 1 - i) for i in range(count)), rank)
+
+
+def vector_of(request: Request) -> bytes:
+    """Eight numbers that the prompt and the way of pooling show in."""
+    own = hash((request.prompt, request.pooling.value == "mean" if request.pooling else None))
+    return struct.pack("<8f", *((own >> 8 * i & 255) / 256 for i in range(8)))
 
 
 def pieces(request: Request) -> list[tuple[TokenLogprobs, ...]]:

@@ -70,8 +70,8 @@ class Operation:
 
 
 @dataclass(frozen=True, slots=True)
-class Sum:
-    """A pause of the program: the caller adds up [num_tokens, width] fp32 at `address` over all ranks, in place."""
+class Place:
+    """Where rows of `width` fp32 lie that others than the program's own instructions read or write."""
 
     address: int
     width: int

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from llmserve.ops import Cache, Heads, Normalisation, Rotation, Routing
 from llmserve.ops.cpu import InstructionSet, load_kernels
-from llmserve.ops.cpu.arrays import Angles, Array, Form, Operation, Routed, Sum, Weight
+from llmserve.ops.cpu.arrays import Angles, Array, Form, Operation, Place, Routed, Weight
 from llmserve.ops.cpu.shared import SharedArea
 from llmserve.ops.packed import Kind, PackedMatrix, padded
 
@@ -45,8 +45,8 @@ class Recorder:
         size: int,
     ) -> None:
         """`program`: kernels.Program, empty. `team`: kernels.Team, or None where ranks do not share memory."""
-        self.sums: list[Sum] = []
-        """One for each pause of the program, in order."""
+        self.sums: list[Place] = []
+        """What the program's pauses are for, in order: the caller adds up num_tokens rows over all ranks, in place."""
         self._kernels = load_kernels()
         self._program = program
         self._isa = isa
@@ -118,8 +118,13 @@ class Recorder:
     ) -> tuple[Array, Array]:
         return self._norm([x], residual, residual, norm, post), residual
 
-    def last_norm(self, x: Array, residual: Array, norm: Normalisation, post: Normalisation | None) -> Array:
-        return self._norm([x], residual, None, norm, post)
+    def last_norm(
+        self, x: Array, residual: Array, norm: Normalisation, post: Normalisation | None
+    ) -> tuple[Array, Array]:
+        """One array for both: rows whose logits are wanted, then those that the head's instructions leave out."""
+        out = self._norm([x], residual, None, norm, post)
+        out.forms["f32"] = 0
+        return out, out
 
     def angles(self, rotation: Rotation) -> Angles:
         inverse = rotation.inverse_frequencies.float().contiguous()
@@ -229,10 +234,11 @@ class Recorder:
 
     # ----------------------------------------------------------------------------------------- the program
 
-    def lower(self, logits: Array, logits_at: int, stride: int) -> None:
-        """Write the program. `logits`: what forward returned; `logits_at`: where its first row goes.
+    def lower(self, logits: Array, hidden: Array, logits_at: int, stride: int) -> Place:
+        """Write the program. `logits`, `hidden`: what forward returned → where the latter's rows come to lie.
 
-        `stride`: floats from row to row. Over a team all ranks write their columns into the same rows.
+        `logits_at`: where the first row of logits goes, `stride`: floats from row to row. Over a team all ranks write
+        their columns into the same rows.
         """
         if self._team is not None:
             self._note([(logits, "f32")], [], self._program.meet_ranks)
@@ -251,9 +257,10 @@ class Recorder:
                     self._place(array, free)
             operation.emit()
             for array in {a for a, _ in operation.reads} | set(operation.writes):
-                if array.last == i and array is not logits and not array.is_shared:
+                if array.last == i and array not in (logits, hidden) and not array.is_shared:
                     for form, address in array.forms.items():
                         free.setdefault(self._bytes(array, form), []).append(address)
+        return Place(self._at(hidden), padded(hidden.width))
 
     def _place(self, array: Array, free: dict[int, list[int]]) -> None:
         if array.shared_at is not None:
@@ -362,4 +369,4 @@ class Recorder:
 
     def _pause(self, x: Array) -> None:
         self._program.pause()
-        self.sums.append(Sum(self._at(x), padded(x.width)))
+        self.sums.append(Place(self._at(x), padded(x.width)))

@@ -10,11 +10,11 @@ from llmserve.errors import RequestError
 from llmserve.request import MAX_LOGPROBS
 from llmserve.server.errors import shown
 from llmserve.server.protocol.generation import GenerationBody
-from llmserve.server.protocol.values import checked_prompts
+from llmserve.server.protocol.values import TextsOrIds, checked_prompts
 
 
 class CompletionBody(GenerationBody):
-    prompt: Annotated[list[str | list[int]], BeforeValidator(checked_prompts)]
+    prompt: Annotated[list[str | list[int]], BeforeValidator(checked_prompts, json_schema_input_type=TextsOrIds)]
     best_of: int | None = None
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     add_special_tokens: bool | None = None

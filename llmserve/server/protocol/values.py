@@ -49,22 +49,30 @@ def checked_stop_token_ids(value: Any) -> Any:
     return token_ids([] if value is None else value, "stop_token_ids")
 
 
+TextsOrIds = str | list[str] | list[int] | list[list[int]] | list[str | list[int]]
+"""What prompts may come as."""
+
+
 def checked_prompts(value: Any) -> Any:
+    return texts_or_ids(value, "prompt")
+
+
+def texts_or_ids(value: Any, param: str) -> list[str | list[int]]:
     """String, strings, token ids or lists of token ids → a list of strings and token id lists."""
     if isinstance(value, list) and value and type(value[0]) is int:
         value = [value]
     given = value if isinstance(value, list) else [value]
     if not given:
-        raise RequestError("prompt is an empty list; give at least one prompt.", param="prompt")
+        raise RequestError(f"{param} is an empty list; give at least one {param}.", param=param)
     if len(given) > MAX_PROMPTS:
-        raise RequestError(f"prompt has {len(given)} prompts; at most {MAX_PROMPTS} are possible.", param="prompt")
-    for prompt in given:
-        if not isinstance(prompt, str | list):
+        raise RequestError(f"{param} has {len(given)} {param}s; at most {MAX_PROMPTS} are possible.", param=param)
+    for each in given:
+        if not isinstance(each, str | list):
             raise RequestError(
-                f"prompt must be a string, a list of strings, a list of token ids or a list of those, "
-                f"not {shown(prompt)}.",
-                param="prompt",
+                f"{param} must be a string, a list of strings, a list of token ids or a list of those, "
+                f"not {shown(each)}.",
+                param=param,
             )
-        if isinstance(prompt, list):
-            token_ids(prompt, "prompt")
+        if isinstance(each, list):
+            token_ids(each, param)
     return given

@@ -45,5 +45,9 @@ class TemplatePrompt:
                     "server started with a --chat-template that has.",
                     param=name,
                 )
-        text = template.render(conversation.messages, variables={**conversation.variables, **variables})
+        text = template.render(
+            conversation.messages,
+            add_generation_prompt=conversation.awaits_answer,
+            variables={**conversation.variables, **variables},
+        )
         return [Text(text, names_are_tokens=True)]

@@ -63,7 +63,7 @@ struct NormArgs {
     int num_outputs;  // 1 or 2: the same numbers in different forms
     Rows x[2];
     bool fresh;      // residual starts from zero instead of what it holds
-    bool gather;  // only the rows whose logits are wanted, closed up; residual is then not written
+    bool gather;  // only the rows that are wanted, closed up; residual is then not written
 };
 
 // The table's row of each token's id, as fp32; zeros where the id lies on another rank.

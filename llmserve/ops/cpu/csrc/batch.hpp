@@ -22,8 +22,9 @@ struct Batch {
     const Span* spans;
     const int32_t* block_table;  // [rows, table_stride]: physical block of a sequence's n-th block
     int64_t table_stride;
-    int32_t num_logits;
-    const int32_t* logit_rows;  // [num_logits]: rows of the step whose logits are wanted
+    int32_t num_logits, num_hidden;
+    const int32_t* wanted_rows;  // [num_logits + num_hidden]: rows of the step whose logits are wanted, then those whose
+                                 // hidden states behind the final norm are
 };
 
 }  // namespace llmserve

@@ -49,7 +49,7 @@ struct Norm final : OfRows {
     int64_t first = 0;
     Norm(const NormArgs& a, const Kernels& kernels, int rank, int ranks) : args(a), k(kernels), rank(rank), ranks(ranks) {}
     int64_t prepare(Step& step) override {
-        const int64_t rows = args.gather ? step.batch.num_logits : step.batch.num_tokens;
+        const int64_t rows = args.gather ? step.batch.num_logits + step.batch.num_hidden : step.batch.num_tokens;
         first = rows * rank / ranks;
         return rows * (rank + 1) / ranks - first;
     }

@@ -248,6 +248,7 @@ void bind_program(nb::module_& m) {
         .def_prop_ro("ended", &Program::ended)
         .def_prop_ro("num_tokens", &Program::num_tokens)
         .def_prop_ro("num_logits", &Program::num_logits)
+        .def_prop_ro("num_hidden", &Program::num_hidden)
         .def("profile", &Program::profile)
         .def_prop_ro("seconds", &Program::seconds);
 }

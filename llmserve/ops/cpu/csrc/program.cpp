@@ -140,14 +140,15 @@ class Words {
     size_t count_, at_ = 0;
 };
 
-constexpr size_t kChunkWords = 7;  // beside its tokens and blocks
+constexpr size_t kChunkWords = 8;  // beside its tokens and blocks
 
 }  // namespace
 
 void Program::begin(const int32_t* data, size_t count) {
     Words words(data, count);
-    auto& [tokens, positions, variants, logit_rows, spans] = spare_;
-    tokens.clear(), positions.clear(), variants.clear(), logit_rows.clear(), spans.clear();
+    auto& [tokens, positions, variants, wanted_rows, spans] = spare_;
+    tokens.clear(), positions.clear(), variants.clear(), wanted_rows.clear(), spans.clear();
+    std::vector<int32_t> hidden_rows;
     struct NewBlocks {
         int32_t row, first, begin, count;
     };
@@ -165,12 +166,14 @@ void Program::begin(const int32_t* data, size_t count) {
         const int32_t variant = words.number("rotation variant", limits_.variants);
         const int32_t length = words.number("number of tokens", limits_.max_tokens - (int64_t)tokens.size() + 1);
         const int32_t fresh = words.number("number of new blocks", (int64_t)limits_.columns - first_block + 1);
+        const int32_t hidden = words.number("number of hidden states", (int64_t)limits_.max_tokens + 1);
         const int64_t context = (int64_t)start + length;
         const int64_t known = fresh ? first_block + fresh : filled_[row];
-        if (length < 1 || logits > length || context > std::min(known * limits_.block_size, longest_))
+        if (length < 1 || (int64_t)logits + hidden > length || context > std::min(known * limits_.block_size, longest_))
             throw std::invalid_argument("the step plan's chunk for row " + std::to_string(row) + " has " +
                                         std::to_string(length) + " tokens from position " + std::to_string(start) +
-                                        ", " + std::to_string(logits) + " logits and " + std::to_string(known) +
+                                        ", " + std::to_string(logits) + " logits, " + std::to_string(hidden) +
+                                        " hidden states and " + std::to_string(known) +
                                         " blocks, which do not go together or go beyond " +
                                         std::to_string(longest_) + " positions");
         const int32_t first = (int32_t)tokens.size();
@@ -181,7 +184,8 @@ void Program::begin(const int32_t* data, size_t count) {
         }
         if (fresh) updates.push_back({row, first_block, (int32_t)blocks.size(), fresh});
         for (int32_t i = 0; i < fresh; i++) blocks.push_back(block_words.number("block", limits_.num_blocks));
-        for (int32_t i = first + length - logits; i < first + length; i++) logit_rows.push_back(i);
+        for (int32_t i = first + length - logits; i < first + length; i++) wanted_rows.push_back(i);
+        for (int32_t i = first + length - hidden; i < first + length; i++) hidden_rows.push_back(i);
         spans.push_back({first, length, (int32_t)context, row});
     }
     if ((int32_t)tokens.size() != all_tokens || (int32_t)blocks.size() != all_blocks)
@@ -194,10 +198,13 @@ void Program::begin(const int32_t* data, size_t count) {
         std::memcpy(&table_[(size_t)u.row * limits_.columns + u.first], &blocks[u.begin], u.count * sizeof(int32_t));
         filled_[u.row] = u.first + u.count;
     }
+    const int32_t num_logits = (int32_t)wanted_rows.size();
+    wanted_rows.insert(wanted_rows.end(), hidden_rows.begin(), hidden_rows.end());
     std::swap(taken_, spare_);
     const Taken& t = taken_;
     step_.batch = {(int32_t)t.tokens.size(), t.tokens.data(), t.positions.data(), t.variants.data(),
-                   (int32_t)t.spans.size(), t.spans.data(), table_.data(), limits_.columns, (int32_t)t.logit_rows.size(), t.logit_rows.data()};
+                   (int32_t)t.spans.size(), t.spans.data(), table_.data(), limits_.columns, num_logits,
+                   (int32_t)hidden_rows.size(), t.wanted_rows.data()};
     for (Plan& p : plans_) attention_plan(*p.plan, step_.batch, p.heads, p.kv_heads, p.head_dim, p.window);
     next_ = 0;
     failure_ = nullptr;

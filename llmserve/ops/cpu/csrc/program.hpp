@@ -99,6 +99,7 @@ class Program {
 
     int32_t num_tokens() const { return step_.batch.num_tokens; }
     int32_t num_logits() const { return step_.batch.num_logits; }
+    int32_t num_hidden() const { return step_.batch.num_hidden; }
     const Kernels& kernels() const { return kernels_; }
     Pool& pool() { return *pool_; }
 
@@ -137,7 +138,7 @@ class Program {
     int64_t longest_;  // positions of a sequence, of which the block table and learned positions have no more
     std::vector<int32_t> table_, filled_;  // block table; entries known of each of its rows
     struct Taken {
-        std::vector<int32_t> tokens, positions, variants, logit_rows;
+        std::vector<int32_t> tokens, positions, variants, wanted_rows;
         std::vector<Span> spans;
     } taken_, spare_;  // the step's; where the next plan is read to, until all of it has been checked
     Step step_;

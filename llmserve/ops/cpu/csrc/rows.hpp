@@ -95,7 +95,7 @@ SIMD F first_lanes(int64_t count) {
 }
 
 inline void norm_row(const NormArgs& a, const Batch& batch, int64_t out_row) {
-    const int64_t cols = a.x[0].cols, row = a.gather ? batch.logit_rows[out_row] : out_row;
+    const int64_t cols = a.x[0].cols, row = a.gather ? batch.wanted_rows[out_row] : out_row;
     float* residual = a.residual + row * cols;
     const auto add = [&](F v, int64_t c) __attribute__((always_inline)) {
         for (int d = 0; d < a.num_deltas; d++) v = v + load(a.deltas[d] + row * cols + c);
