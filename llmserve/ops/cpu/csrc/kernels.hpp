@@ -12,7 +12,7 @@ namespace llmserve {
 
 struct Kernels {
     const char* name;
-    bool fast_s8;    // has instructions for u8 · s8 dot products
+    bool fast_s8;    // multiplies integer weights by s8 faster than by fp32
     bool fast_bf16;  // has instructions for bf16 dot products
     int tile_rows;   // of a matrix multiplication
 
