@@ -144,15 +144,20 @@ template <int R, bool U4, bool Zero> inline void tile_few(const Tile& t) {
 // bits, columns 4k and 4k + 2, then 4k + 1 and 4k + 3.
 template <bool U4> constexpr int steps() { return U4 ? 8 : 16; }
 
-// `vectors`: of packed weights, 4 to a unit of columns.
-template <bool U4> SIMD void unpack_block(const uint8_t* w, int64_t vectors, __m256i* out) {
+// `groups` of 32 columns, while as many bytes from `ahead` on are asked for as `ahead_groups` take.
+template <bool U4>
+SIMD void unpack_block(const uint8_t* w, int64_t groups, __m256i* out, const uint8_t* ahead, int64_t ahead_groups) {
+    constexpr int kUnits = U4 ? 4 : 8, kLines = 2 * kUnits;
     const __m256i low = U4 ? _mm256_set1_epi8(15) : _mm256_set1_epi16(255);
-    for (int64_t i = 0; i < vectors; i++, w += 32) {
-        const __m256i packed = _mm256_loadu_si256((const __m256i*)w);
-        __m256i* to = out + i / 4 * 8 + i % 4;
-        to[0] = _mm256_and_si256(packed, low);
-        to[4] = U4 ? _mm256_and_si256(_mm256_srli_epi16(packed, 4), low) : _mm256_srli_epi16(packed, 8);
-        if (i % 2 == 0) prefetch(w + kBlock * (U4 ? 16 : 32));
+    const int64_t share = (ahead_groups * kLines + groups - 1) / groups;
+    for (int64_t g = 0; g < groups; g++) {
+        for (int64_t line = 0; line < share; line++, ahead += 64) prefetch(ahead);
+        for (int unit = 0; unit < kUnits; unit++, out += 2 * kVecs)
+            for (int v = 0; v < kVecs; v++, w += 32) {
+                const __m256i packed = _mm256_loadu_si256((const __m256i*)w);
+                out[v] = _mm256_and_si256(packed, low);
+                out[kVecs + v] = U4 ? _mm256_and_si256(_mm256_srli_epi16(packed, 4), low) : _mm256_srli_epi16(packed, 8);
+            }
     }
 }
 
@@ -219,13 +224,17 @@ template <bool U4, bool Zero> inline void panel_integers(const Tile& tile, int64
         in_tiles<kFewTile>(tile, begin, end, next, [](auto rows, const Tile& t) { tile_few<decltype(rows)::value, U4, Zero>(t); });
         return;
     }
-    constexpr int64_t bytes = U4 ? 16 : 32;  // of a column
-    alignas(32) __m256i weights[kBlock / 32 * steps<U4>() * kVecs];
-    const int64_t cols = tile.x->cols;
+    constexpr int64_t kBlockGroups = kBlock / kQuantGroup, kGroupBytes = U4 ? 512 : 1024;  // of the packed panel
+    alignas(32) __m256i weights[kBlockGroups * steps<U4>() * kVecs];
+    const int64_t groups = tile.x->cols / kQuantGroup;
     const uint8_t* packed = tile.w->panel(tile.panel);
-    for (int64_t from = 0; from < cols; from += kBlock) {
-        const int64_t to = from + kBlock < cols ? from + kBlock : cols;
-        unpack_block<U4>(packed + from * bytes, (to - from) * bytes / 32, weights);
+    const auto length = [&](int64_t first) { return first + kBlockGroups < groups ? kBlockGroups : groups - first; };
+    for (int64_t g = 0, n; g < groups; g += n) {
+        n = length(g);
+        const bool last = g + n == groups;
+        const uint8_t* block = packed + g * kGroupBytes;
+        unpack_block<U4>(block, n, weights, last ? next : block + n * kGroupBytes, length(last ? 0 : g + n));
+        const int64_t from = g * kQuantGroup, to = (g + n) * kQuantGroup;
         in_tiles<kBlockTile>(tile, begin, end, next, [&](auto rows, const Tile& t) {
             tile_block<decltype(rows)::value, U4, Zero>(t, from, to, weights);
         });

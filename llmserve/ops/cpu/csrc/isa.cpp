@@ -70,6 +70,7 @@ const Kernels JOIN(kernels_, LLMSERVE_ISA) = {
     LLMSERVE_ISA::merge,
     LLMSERVE_ISA::read_bytes,
     LLMSERVE_ISA::peak_s8,
+    LLMSERVE_ISA::peak_u4,
     LLMSERVE_ISA::peak_bf16,
     LLMSERVE_ISA::peak_f32,
 };

@@ -30,7 +30,8 @@ struct Kernels {
     void (*merge)(const AttentionArgs&, int64_t item);
     // For measuring what the machine can do: bytes read or operations done.
     double (*read)(const void*, int64_t bytes);
-    double (*peak_s8)(int64_t rounds);
+    double (*peak_s8)(int64_t rounds);  // by weights of 8 bits
+    double (*peak_u4)(int64_t rounds);  // … of 4
     double (*peak_bf16)(int64_t rounds);
     double (*peak_f32)(int64_t rounds);
 };
