@@ -11,7 +11,7 @@ import os
 
 from cpu_bench.lines import Commands, serve
 
-UNITS = {"read": "GB/s", "int8": "GOP/s", "bf16": "GFLOP/s"}
+UNITS = {"read": "GB/s", "int8": "GOP/s", "int4": "GOP/s", "bf16": "GFLOP/s"}
 READ_BYTES = 512 << 20
 
 
@@ -20,7 +20,7 @@ CORES = sorted(os.sched_getaffinity(0))
 
 
 def measure(threads: int) -> dict[str, float]:
-    """`read`, `int8` and `bf16` on all threads, and with a `_1` on one: bytes or operations per second."""
+    """`read`, `int8`, `int4` and `bf16` on all threads, and with a `_1` on one: bytes or operations per second."""
     from llmserve.ops.cpu.ceilings import peak, read_bandwidth
 
     cores = CORES[:threads]
@@ -28,6 +28,7 @@ def measure(threads: int) -> dict[str, float]:
     for on, suffix in ((cores[:1], "_1"), (cores, "")):
         values["read" + suffix] = read_bandwidth(on, READ_BYTES)
         values["int8" + suffix] = peak(on, "s8")
+        values["int4" + suffix] = peak(on, "u4")
         values["bf16" + suffix] = peak(on, "bf16")
     return values
 

@@ -10,9 +10,9 @@ from cpu_bench.ceilings import UNITS
 from cpu_bench.measure import ATTEMPTS, DISTURBED
 from cpu_bench.sections import describe
 from cpu_bench.shapes import FORMATS
-from cpu_bench.summary import Spread, Table, ceilings, tables
+from cpu_bench.summary import Spread, Table, ceilings, peak_of, tables
 
-CEILING_NAMES = {"read": "reading memory", "int8": "int8 products", "bf16": "bfloat16 products"}
+CEILING_NAMES = {"read": "reading memory", "int8": "int8 products", "int4": "int8 · int4 products", "bf16": "bfloat16 products"}
 
 
 def number(value: float) -> str:
@@ -56,7 +56,7 @@ def table_lines(table: Table) -> list[str]:
 
 
 def share_name(table: Table) -> str:
-    return "share of int8 peak" if table.points[0].measure == "prefill" else "share of read bandwidth"
+    return f"share of {peak_of(table.format)} peak" if table.points[0].measure == "prefill" else "share of read bandwidth"
 
 
 def share(value: float | None) -> str:
@@ -90,7 +90,7 @@ def head_lines(results: dict[str, Any]) -> list[str]:
     )
     lines += [
         "",
-        "The share of read bandwidth counts the weights that one token needs; the share of the int8 peak counts two "
+        "The share of read bandwidth counts the weights that one token needs; the share of a peak counts two "
         "operations per weight of the layers, without head and attention.",
         "",
     ]

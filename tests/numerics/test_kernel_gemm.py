@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llmserve.ops.packed import PackedMatrix
+from llmserve.ops.packed import PackedMatrix, per_row, to_panels
 from tests.numerics.kernel_program import (
     ALL_WEIGHTS,
+    GROUP,
     SEEDS,
-    SETS,
     THREADS,
     Rows,
     Weights,
@@ -110,14 +110,45 @@ def test_rows_that_no_cache_holds_at_once(isa: str, how: Weights) -> None:
             assert same_bits(product(isa, 2, x[begin:end].clone(), form, w), whole[begin:end])
 
 
-@pytest.mark.skipif(not {"avx512", "avx512_bf16"} <= set(SETS), reason="needs both sets")
+@every_set
 @pytest.mark.parametrize("how", [h for h in ALL_WEIGHTS if "s8" in h.forms], ids=str)
-@given(st.integers(1, 40), st.integers(1, 100), st.integers(1, 400), SEEDS)
+@given(st.integers(1, 40), st.integers(1, 100), st.integers(1, 700), st.booleans(), SEEDS)
 @settings(max_examples=10, deadline=None)
-def test_sets_with_the_same_integers_agree(how: Weights, tokens: int, rows: int, cols: int, seed: int) -> None:
+def test_sets_agree_on_integers(
+    isa: str, how: Weights, tokens: int, rows: int, cols: int, biased: bool, seed: int
+) -> None:
+    """Bit for bit, with plain C++ for the definition: integers are exact, and what rounds does so in one order."""
     w = random_matrix(how, rows, width(how, cols), seed)
-    x = random_activations(tokens, w.cols, seed + 1)
-    assert same_bits(product("avx512", 1, x, "s8", w), product("avx512_bf16", 2, x, "s8", w))
+    x = expected_rows("s8", random_activations(tokens, w.cols, seed + 1))
+    bias = torch.randn(rows, generator=generator(seed + 2)) if biased else None
+    assert same_bits(multiply(isa, 2, x, w, bias), multiply("portable", 1, x, w, bias))
+
+
+@every_set
+@pytest.mark.parametrize("how", [h for h in ALL_WEIGHTS if "s8" in h.forms], ids=str)
+@pytest.mark.parametrize("activation", [127, -127, -128])
+def test_the_largest_integers(isa: str, how: Weights, activation: int) -> None:
+    """Which is where narrow sums would overflow."""
+    largest = {"u8": 255, "u4": 15}[how.kind]
+    groups = (2, 20 * 32 // how.group) if how.group else (0, 0)
+    for stored in (largest, 0):
+        values = torch.full((64, 640), stored, dtype=torch.uint8)
+        zero = torch.full((64, groups[1]), largest - stored, dtype=torch.uint8) if how.zero_point else None
+        scale = torch.ones(2, 32) if how.kind == "u8" else torch.ones(2, groups[1], 32, dtype=torch.float16)
+        w = PackedMatrix(
+            how.kind,
+            64,
+            640,
+            to_panels(how.kind, values),
+            scale,
+            per_row(zero) if zero is not None else None,
+            how.group,
+        )
+        for tokens in (1, 2, 3, 4, 7):
+            q = torch.full((tokens, 640), activation, dtype=torch.int8)
+            sums = (-8 * q.unflatten(1, (-1, GROUP)).sum(-1)).to(torch.int32)
+            x = Rows("s8", q, torch.ones(tokens, 20), sums)
+            assert torch.equal(multiply(isa, 1, x, w).double(), x.values() @ exact(w).T)
 
 
 @every_set

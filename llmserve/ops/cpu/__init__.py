@@ -16,7 +16,7 @@ class InstructionSet:
     """One that this processor can run and that there are kernels for."""
 
     name: str
-    fast_s8: bool  # has dot products of bytes (VNNI)
+    fast_s8: bool  # multiplies int8 and int4 weights by int8 faster than by fp32
     fast_bf16: bool  # has dot products of bf16
 
 

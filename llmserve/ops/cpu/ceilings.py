@@ -18,8 +18,11 @@ def read_bandwidth(cores: list[int], size: int = 512 << 20, rounds: int = 5) -> 
         return kernels.read_bandwidth(kernels.Pool(cores, len(cores)), best, address, size, rounds)
 
 
-def peak(cores: list[int], kind: Literal["s8", "bf16", "f32"], rounds: int = 5) -> float:
-    """Operations per second, two to a multiply-add, of threads on `cores` that never touch memory."""
+def peak(cores: list[int], kind: Literal["s8", "u4", "bf16", "f32"], rounds: int = 5) -> float:
+    """Operations per second, two to a multiply-add, of threads on `cores` that never touch memory.
+
+    s8: int8 activations times weights of 8 bits; u4: times weights of 4 bits, which fewer instructions may do.
+    """
     kernels, best = load_kernels(), instruction_sets()[0].name
     return kernels.peak(kernels.Pool(cores, len(cores)), best, kind, rounds=rounds)
 

@@ -49,20 +49,59 @@ SIMD void forget(I& a) {
 #endif
 }
 
-constexpr int kChains = 12;  // independent sums: enough to cover the latency of an instruction
+// Independent sums: enough to cover the latency of an instruction, and few enough for registers.
+#if defined(__AVX512F__)
+constexpr int kChains = 12;
+#else
+constexpr int kChains = 6;
+#endif
 
-double peak_s8(int64_t rounds) {
+// `dot`: of 64 bytes with 64 bytes.
+template <class Dot> SIMD double peak_bytes(int64_t rounds, Dot dot) {
     I acc[kChains], u = splat(0x03030303), s = splat(0x05050505);
     for (I& a : acc) a = splat((int32_t)0);
     for (int64_t i = 0; i < rounds; i++) {
         forget(u);
 #pragma GCC unroll 12
-        for (int k = 0; k < kChains; k++) acc[k] = dot_u8s8(acc[k], u, s);
+        for (int k = 0; k < kChains; k++) dot(acc[k], u, s);
     }
     for (int k = 1; k < kChains; k++) acc[0] = acc[0] + acc[k];
     use(to_float(acc[0]));
     return (double)rounds * kChains * 128;
 }
+
+// Weights of 8 and of 4 bits times activations of 8, by the fewest instructions there are, as in gemm_s8_*.hpp: without a
+// dot product of bytes, two widened to 16 bits, or one whose sums still fit 16 bits. What goes beyond them is left out.
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+// (Spelt out, or the compiler would multiply once for all sums.)
+SIMD void add_wide(__m256i& acc, __m256i u, __m256i s) {
+    __m256i product;
+    for (int twice = 0; twice < 2; twice++) {
+        __asm__ volatile("vpmaddwd %2, %1, %0" : "=x"(product) : "x"(u), "x"(s));
+        acc = _mm256_add_epi32(acc, product);
+    }
+}
+SIMD void add_narrow(__m256i& acc, __m256i u, __m256i s) {
+    __m256i product;
+    __asm__ volatile("vpmaddubsw %2, %1, %0" : "=x"(product) : "x"(u), "x"(s));
+    acc = _mm256_add_epi16(acc, product);
+}
+double peak_s8(int64_t rounds) {
+    return peak_bytes(rounds, [](I& acc, I u, I s) __attribute__((always_inline)) {
+        add_wide(acc.a, u.a, s.a), add_wide(acc.b, u.b, s.b);
+    });
+}
+double peak_u4(int64_t rounds) {
+    return peak_bytes(rounds, [](I& acc, I u, I s) __attribute__((always_inline)) {
+        add_narrow(acc.a, u.a, s.a), add_narrow(acc.b, u.b, s.b);
+    });
+}
+#else
+double peak_s8(int64_t rounds) {
+    return peak_bytes(rounds, [](I& acc, I u, I s) __attribute__((always_inline)) { acc = dot_u8s8(acc, u, s); });
+}
+double peak_u4(int64_t rounds) { return peak_s8(rounds); }
+#endif
 
 double peak_bf16(int64_t rounds) {
     F acc[kChains];

@@ -39,7 +39,7 @@ void merge(const llmserve::AttentionArgs& a, int64_t item) {
     merge_run({a.plan, a.batch, a.cache, a.q, a.out, a.partials, a.scale, a.softcap}, item);
 }
 
-#if defined(__AVX512VNNI__)
+#if defined(__AVX2__)
 constexpr bool kFastS8 = true;
 #else
 constexpr bool kFastS8 = false;
@@ -70,6 +70,7 @@ const Kernels JOIN(kernels_, LLMSERVE_ISA) = {
     LLMSERVE_ISA::merge,
     LLMSERVE_ISA::read_bytes,
     LLMSERVE_ISA::peak_s8,
+    LLMSERVE_ISA::peak_u4,
     LLMSERVE_ISA::peak_bf16,
     LLMSERVE_ISA::peak_f32,
 };

@@ -12,7 +12,7 @@ namespace llmserve {
 
 struct Kernels {
     const char* name;
-    bool fast_s8;    // has instructions for u8 · s8 dot products
+    bool fast_s8;    // multiplies integer weights by s8 faster than by fp32
     bool fast_bf16;  // has instructions for bf16 dot products
     int tile_rows;   // of a matrix multiplication
 
@@ -30,7 +30,8 @@ struct Kernels {
     void (*merge)(const AttentionArgs&, int64_t item);
     // For measuring what the machine can do: bytes read or operations done.
     double (*read)(const void*, int64_t bytes);
-    double (*peak_s8)(int64_t rounds);
+    double (*peak_s8)(int64_t rounds);  // by weights of 8 bits
+    double (*peak_u4)(int64_t rounds);  // … of 4
     double (*peak_bf16)(int64_t rounds);
     double (*peak_f32)(int64_t rounds);
 };

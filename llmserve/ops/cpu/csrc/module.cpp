@@ -271,7 +271,7 @@ NB_MODULE(kernels, m) {
     }, "pool"_a, "instruction_set"_a, "data"_a, "bytes"_a, "rounds"_a = 5, "Bytes per second.");
     m.def("peak", [](Pool& pool, const std::string& set, const std::string& kind, int64_t steps, int rounds) {
         const Kernels& k = named(set);
-        const auto f = kind == "s8" ? k.peak_s8 : kind == "bf16" ? k.peak_bf16 : k.peak_f32;
+        const auto f = kind == "s8" ? k.peak_s8 : kind == "u4" ? k.peak_u4 : kind == "bf16" ? k.peak_bf16 : k.peak_f32;
         nb::gil_scoped_release released;
         return rate(pool, rounds, [&](int) { return f(steps); });
     }, "pool"_a, "instruction_set"_a, "kind"_a, "steps"_a = 5000000, "rounds"_a = 5, "Operations per second, two to a multiply-add.");

@@ -37,6 +37,7 @@ SIMD F operator-(F a, F b) { return {_mm512_sub_ps(a.v, b.v)}; }
 SIMD F operator*(F a, F b) { return {_mm512_mul_ps(a.v, b.v)}; }
 SIMD F operator/(F a, F b) { return {_mm512_div_ps(a.v, b.v)}; }
 SIMD F fma(F a, F b, F c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+SIMD F fused(F a, F b, F c) { return fma(a, b, c); }  // rounded once, on every set
 SIMD F max(F a, F b) { return {_mm512_max_ps(a.v, b.v)}; }
 SIMD F min(F a, F b) { return {_mm512_min_ps(a.v, b.v)}; }
 SIMD F abs(F a) { return {_mm512_abs_ps(a.v)}; }
@@ -101,6 +102,7 @@ SIMD F operator-(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b,
 SIMD F operator*(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
 SIMD F operator/(F x, F y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
 SIMD F fma(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+SIMD F fused(F x, F y, F z) { return fma(x, y, z); }
 SIMD F max(F x, F y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
 SIMD F min(F x, F y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
 SIMD F abs(F x) {
@@ -146,15 +148,21 @@ SIMD I load_u8(const uint8_t* p) {
     __m128i x = _mm_loadu_si128((const __m128i*)p);
     return {_mm256_cvtepu8_epi32(x), _mm256_cvtepu8_epi32(_mm_srli_si128(x, 8))};
 }
+// The low bytes of the lanes, then the low words: whatever is in the rest, as truncation has it, and not saturated.
 SIMD void store_s8(int8_t* p, I x) {
-    alignas(32) int32_t t[16];
-    store(t, x);
-    for (int i = 0; i < 16; i++) p[i] = (int8_t)t[i];
+    const __m256i first = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
+                                           0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    const __m256i second = _mm256_setr_epi8(-1, -1, -1, -1, 0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1,
+                                            -1, -1, -1, -1, 0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1);
+    const __m256i both = _mm256_or_si256(_mm256_shuffle_epi8(x.a, first), _mm256_shuffle_epi8(x.b, second));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 3, 6, 7);  // of fours of lanes
+    _mm_storeu_si128((__m128i*)p, _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(both, order)));
 }
 SIMD void store_u16(uint16_t* p, I x) {
-    alignas(32) int32_t t[16];
-    store(t, x);
-    for (int i = 0; i < 16; i++) p[i] = (uint16_t)t[i];
+    const __m256i low = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1,
+                                         0, 1, 4, 5, 8, 9, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1);
+    const __m256i both = _mm256_unpacklo_epi64(_mm256_shuffle_epi8(x.a, low), _mm256_shuffle_epi8(x.b, low));
+    _mm256_storeu_si256((__m256i*)p, _mm256_permute4x64_epi64(both, 0xd8));
 }
 SIMD F load_f16(const uint16_t* p) {
     return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)),
@@ -177,11 +185,10 @@ SIMD float reduce_max(F x) {
     return _mm_cvtss_f32(_mm_max_ss(q, _mm_shuffle_ps(q, q, 1)));
 }
 SIMD int32_t reduce_add(I x) {
-    alignas(32) int32_t t[16];
-    store(t, x);
-    uint32_t s = 0;
-    for (int i = 0; i < 16; i++) s += (uint32_t)t[i];
-    return (int32_t)s;
+    const __m256i h = _mm256_add_epi32(x.a, x.b);
+    __m128i q = _mm_add_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
+    q = _mm_add_epi32(q, _mm_shuffle_epi32(q, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
 }
 // maddubs would saturate at 16 bits; even and odd bytes apart do not.
 SIMD __m256i dot_u8s8_half(__m256i acc, __m256i u, __m256i s) {
@@ -212,6 +219,7 @@ SIMD F operator-(F a, F b) { F r; LANES r.v[i] = a.v[i] - b.v[i]; return r; }
 SIMD F operator*(F a, F b) { F r; LANES r.v[i] = a.v[i] * b.v[i]; return r; }
 SIMD F operator/(F a, F b) { F r; LANES r.v[i] = a.v[i] / b.v[i]; return r; }
 SIMD F fma(F a, F b, F c) { F r; LANES r.v[i] = a.v[i] * b.v[i] + c.v[i]; return r; }
+SIMD F fused(F a, F b, F c) { F r; LANES r.v[i] = __builtin_fmaf(a.v[i], b.v[i], c.v[i]); return r; }
 SIMD F max(F a, F b) { F r; LANES r.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return r; }
 SIMD F min(F a, F b) { F r; LANES r.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i]; return r; }
 SIMD F abs(F a) { F r; LANES r.v[i] = __builtin_fabsf(a.v[i]); return r; }
