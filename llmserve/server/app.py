@@ -29,6 +29,8 @@ def create_app(client: EngineClient, tokenizer: Tokenizer | None, manifest: Mani
     """The front of one engine. `tokenizer` is None where the checkpoint had none."""
     name = config.served_model_name or manifest.model_name
     serving = Serving(client, tokenizer, manifest, name, Metrics(client, name), Admission(config.max_queue))
+    if tokenizer is not None:
+        serving.grammars.begin()  # while the engine is loading
     app = FastAPI(title="llmserve", version=llmserve.__version__, redirect_slashes=False)
     app.add_middleware(Edge)
     for kind in (LlmserveError, RequestValidationError, HTTPException):

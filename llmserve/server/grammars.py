@@ -66,6 +66,10 @@ class Grammars:
         """`vocab_size`: the model's."""
         self._library = Library(lambda: Vocabulary.of(tokenizer, vocab_size))
 
+    def begin(self) -> None:
+        """See Library; the first grammar then waits for less."""
+        self._library.begin()
+
     async def check(self, grammar: str, param: str) -> None:
         """RequestError, in one sentence that names `param`, where the engine could not follow it."""
         library = self._library
