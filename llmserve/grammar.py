@@ -124,10 +124,15 @@ class Library:
             threading.stack_size(before)
         return pool
 
+    def kept(self, text: str) -> Grammar | None:
+        """The grammar, if it has been read lately; from any thread, so that nobody waits for what others have read."""
+        return self._read.get(text)
+
     def grammar(self, text: str) -> Grammar:
         """RequestError where it cannot be used."""
-        grammar = self._read.pop(text, None) or Grammar(text, self._vocabulary)
+        grammar = self._read.get(text) or Grammar(text, self._vocabulary)
         self._read[text] = grammar
+        self._read.move_to_end(text)
         if len(self._read) > MAX_KEPT:
             self._read.popitem(last=False)
         return grammar

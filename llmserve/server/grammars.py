@@ -73,6 +73,8 @@ class Grammars:
     async def check(self, grammar: str, param: str) -> None:
         """RequestError, in one sentence that names `param`, where the engine could not follow it."""
         library = self._library
+        if library.kept(grammar) is not None:
+            return
         try:
             await asyncio.get_running_loop().run_in_executor(library.thread, library.grammar, grammar)
         except RequestError as e:
