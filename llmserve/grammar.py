@@ -36,7 +36,7 @@ address space; memory is what gets used."""
 
 
 class Vocabulary:
-    """A model's tokens as grammars see them. Making one takes some tenths of a second."""
+    """A model's tokens as grammars see them."""
 
     def __init__(
         self, tokens: Sequence[bytes], special: Iterable[int], encode: Callable[[str], Sequence[int]] | None = None
@@ -102,19 +102,20 @@ class Grammar:
 
 
 class Library:
-    """Grammars that have been read, by their texts. To be used in its thread alone, but for `thread`.
-
-    The vocabulary is read when the first grammar comes, in that thread, too: it takes some tenths of a second and some
-    tens of megabytes, which servers that never see a grammar do not have to spend.
-    """
+    """Grammars that have been read, by their texts. To be used in its thread alone, but for what says otherwise."""
 
     def __init__(self, read_vocabulary: Callable[[], Vocabulary]) -> None:
         self._read_vocabulary = read_vocabulary
         self._read: OrderedDict[str, Grammar] = OrderedDict()
 
+    def begin(self) -> None:
+        """Read the vocabulary now, in the thread, and not with the first grammar: of one of 150 000 tokens that takes
+        two seconds of a core, for much of which no other Python runs in this process. For whoever has time."""
+        self.thread.submit(lambda: self._vocabulary)
+
     @cached_property
     def thread(self) -> ThreadPoolExecutor:
-        """One, with the stack that reading a grammar may need."""
+        """One, to be called from any, with the stack that reading a grammar may need."""
         before = threading.stack_size(STACK_BYTES)
         try:
             pool = ThreadPoolExecutor(1, "grammars")
@@ -123,10 +124,15 @@ class Library:
             threading.stack_size(before)
         return pool
 
+    def kept(self, text: str) -> Grammar | None:
+        """The grammar, if it has been read lately; from any thread, so that nobody waits for what others have read."""
+        return self._read.get(text)
+
     def grammar(self, text: str) -> Grammar:
         """RequestError where it cannot be used."""
-        grammar = self._read.pop(text, None) or Grammar(text, self._vocabulary)
+        grammar = self._read.get(text) or Grammar(text, self._vocabulary)
         self._read[text] = grammar
+        self._read.move_to_end(text)
         if len(self._read) > MAX_KEPT:
             self._read.popitem(last=False)
         return grammar

@@ -47,6 +47,11 @@ class Waiting:
     def __contains__(self, request_id: int) -> bool:
         return request_id in self._waiting
 
+    def matcher(self, grammar: str) -> Matcher | None:
+        """For an answer that needs not wait, as its grammar is there."""
+        kept = self._library.kept(grammar) if self._library is not None else None
+        return None if kept is None else kept.matcher()
+
     def add(self, request: Request, arrived: float) -> None:
         """RequestError where there are no grammars here."""
         assert request.sampling.grammar is not None

@@ -83,10 +83,12 @@ class NativeEngine:
             raise RequestError(f"The prompt holds a token id that is not within 0 … {last}.", param="prompt")
         if request.id in self._waiting:
             raise RequestError(f"A request with id {request.id} is already being served.", param="id")
-        if request.sampling.grammar is None:
-            self._admit(request, self._clock(), None)
+        grammar, now = request.sampling.grammar, self._clock()
+        matcher = None if grammar is None else self._waiting.matcher(grammar)
+        if grammar is None or matcher is not None:
+            self._admit(request, now, matcher)
         else:
-            self._waiting.add(request, self._clock())
+            self._waiting.add(request, now)
 
     def abort(self, request_id: int) -> TokenEvent | None:
         """The request's final event, or None where it has just ended."""

@@ -107,9 +107,10 @@ class Rank:
         manifest = self.directory.manifest
         total = sum(manifest.files[name].size for name in self._files_to_verify())
         link.send(Loading("loading", 0, total))
+        grammars = library_of(self.directory.path, manifest.model.vocab_size)
+        grammars.begin()  # nobody waits for this process yet
         loaded = self.load(lambda done: link.send(Loading("loading", done, total)))
         kv = loaded.kv
-        grammars = library_of(self.directory.path, manifest.model.vocab_size)
         engine = NativeEngine(loaded, self.comm, self.config, grammars=grammars, spare_core=self.spare_core)
         log.info(
             "ready: %d rank(s) on %s with %d thread(s) each; KV cache of %d tokens in blocks of %d (%.1f MB per rank), "

@@ -66,9 +66,15 @@ class Grammars:
         """`vocab_size`: the model's."""
         self._library = Library(lambda: Vocabulary.of(tokenizer, vocab_size))
 
+    def begin(self) -> None:
+        """See Library; the first grammar then waits for less."""
+        self._library.begin()
+
     async def check(self, grammar: str, param: str) -> None:
         """RequestError, in one sentence that names `param`, where the engine could not follow it."""
         library = self._library
+        if library.kept(grammar) is not None:
+            return
         try:
             await asyncio.get_running_loop().run_in_executor(library.thread, library.grammar, grammar)
         except RequestError as e:

@@ -173,11 +173,12 @@ class Serving:
         if form is None:
             return None
         self.need_tokenizer(form.param)
-        await self._grammars.check(form.grammar, form.param)
+        await self.grammars.check(form.grammar, form.param)
         return form.grammar
 
     @cached_property
-    def _grammars(self) -> Grammars:
+    def grammars(self) -> Grammars:
+        """Only where there is a tokenizer."""
         assert self.tokenizer is not None
         return Grammars(self.tokenizer, self.manifest.model.vocab_size)
 

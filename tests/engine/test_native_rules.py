@@ -171,6 +171,22 @@ def test_a_grammar_that_cannot_be_used_ends_its_request_alone(
         assert_same(engine.answers[i], answer, built)
 
 
+def test_who_asks_for_a_grammar_that_is_there_waits_for_none(
+    built: Built, slow_library: tuple[Library, threading.Event], expected: dict[int, Answer]
+) -> None:
+    engine = Engine(built)
+    library, go = slow_library
+    engine.native._waiting = Waiting(library)
+    go.set()
+    engine.run([bent_requests()[0]])
+    go.clear()
+    library.thread.submit(go.wait)  # who had to wait for the thread would not come in
+    engine.submit(replace(bent_requests()[0], id=70))
+    assert len(engine.native._waiting) == 0
+    engine.run()
+    assert_same(engine.answers[70], replace(expected[0], cached_tokens=engine.answers[70].cached_tokens), built)
+
+
 @pytest.fixture
 def slow_library() -> Iterator[tuple[Library, threading.Event]]:
     """One that reads only once it may."""

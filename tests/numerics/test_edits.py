@@ -117,7 +117,7 @@ def test_the_kernels_draw_what_torch_does(
             assert (ours.logprobs is None) == (theirs.logprobs is None)
             if ours.logprobs and theirs.logprobs:
                 assert ours.logprobs.rank == theirs.logprobs.rank
-                assert ours.logprobs.chosen == pytest.approx(theirs.logprobs.chosen, abs=1e-5)
+                assert ours.logprobs.chosen == pytest.approx(theirs.logprobs.chosen, abs=1e-4)  # torch adds up in fp32
 
 
 def test_of_what_is_told_the_edits_are_no_part(sampler: Sampler) -> None:
