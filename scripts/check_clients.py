@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -49,6 +50,7 @@ def with_openai(base: str, model: str) -> Got:
 
 
 def with_litellm(base: str, model: str) -> Got:
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # or it fetches prices when it is imported
     import litellm
 
     body = {

@@ -49,20 +49,22 @@ def main() -> int:
         subprocess.run([sys.executable, "-m", "llmserve", *build], check=True, stdout=subprocess.DEVNULL)
         with serving(folder / "engine", folder / "log", []) as server:
             told = judged(server.base, server.model, checkpoint, folder)
-    expected = likelihoods(checkpoint, [pair for pair, _ in told])
-    worst = max(abs(ours - theirs) for (_, ours), theirs in zip(told, expected, strict=True))
-    per_doc = len(ENDINGS)
-    best = [
-        max(range(per_doc), key=lambda i, at=at: values[at + i])
-        for values in ([ours for _, ours in told], expected)
-        for at in range(0, len(told), per_doc)
-    ]
-    same = sum(map(lambda a, b: a == b, best[: len(BEGINNINGS)], best[len(BEGINNINGS) :], strict=False))
+    ours = [value for _, value in told]
+    theirs = likelihoods(checkpoint, [pair for pair, _ in told])
+    worst = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
+    same = sum(a == b for a, b in zip(answers(ours), answers(theirs), strict=True))
     print(
         f"lm-eval's {len(told)} log-likelihoods differ from transformers' by at most {worst:.1e}; of "
         f"{len(BEGINNINGS)} questions {same} have the same answer."
     )
     return int(worst > TOLERANCE or same < len(BEGINNINGS))
+
+
+def answers(values: list[float]) -> list[int]:
+    """Of each question, the likeliest ending."""
+    count = len(ENDINGS)
+    questions = [values[at : at + count] for at in range(0, len(values), count)]
+    return [of_endings.index(max(of_endings)) for of_endings in questions]
 
 
 def judged(base: str, model: str, checkpoint: Path, folder: Path) -> list[tuple[tuple[str, str], float]]:
