@@ -139,7 +139,7 @@ def reference(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
         q = q.bfloat16().float()
     slots = torch.arange(n)
     span = Span(0, n, n, 0)
-    batch = Batch(slots, slots, slots, (span,), torch.zeros(1, 1, dtype=torch.int32), slots)
+    batch = Batch(slots, slots, slots, (span,), torch.zeros(1, 1, dtype=torch.int32), slots, slots[:0])
     results = []
     for values in (v, v.abs()):
         cache = torch.zeros(
