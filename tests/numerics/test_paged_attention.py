@@ -86,7 +86,7 @@ def test_every_token_sees_its_own_past_and_nothing_else(case: Case) -> None:
         expected.append(naive(q.double(), k.double(), v.double(), case.group, case.window, case.softcap))
         first += new
     none = torch.empty(0, dtype=torch.int64)
-    batch = Batch(none, none, none, tuple(spans), table, none)
+    batch = Batch(none, none, none, tuple(spans), table, none, none)
     q = torch.cat(queries)
     heads = Heads(q.shape[1], case.kv_heads, DIM, DIM**-0.5, case.softcap, case.window, None, None)
     got = torch.cat([attend(q, cache, batch, span, heads) for span in spans])
