@@ -18,12 +18,16 @@ from eval_structured import evaluate
 
 CHAT = "/v1/chat/completions"
 
+CACHE_KIB = 2304
+"""On all ranks together: for some 1150 tokens, which is the longest request and no more."""
+
 
 @pytest.mark.parametrize("tp", (1, 2))
 def test_answers_at_temperature_1_are_valid_and_complete(tp: int, build: Build, tmp_path: Path, full: bool) -> None:
     """With a cache that all of them at once do not fit into, so that some are thrown out amid their text."""
     engine = build("demo", "--quant", "int8", "--tp-size", str(tp), "--dtype", "float32")
-    with serving(engine, tmp_path / "log", "--kv-cache-memory", "3MiB", "--max-num-seqs", "16", ranks=tp) as server:
+    cache = f"{CACHE_KIB // tp}KiB"
+    with serving(engine, tmp_path / "log", "--kv-cache-memory", cache, "--max-num-seqs", "16", ranks=tp) as server:
         outcomes = evaluate(server.base, 500 if full else 40, seed=tp, at_once=16)
         preemptions = server.metric("llmserve_num_preemptions_total")
     assert [(each.problem, each.asked, each.text) for each in outcomes if each.problem] == []

@@ -80,6 +80,14 @@ def test_bad_words_are_banned_where_the_answer_has_all_but_their_last(
         assert set(edits.banned if edits else ()) == expected
 
 
+def test_a_bad_word_that_begins_in_the_prompt_is_none() -> None:
+    rules = rules_of([5, 3], bad_words=((3, 0, 1),))
+    assert rules.edits([5, 3, 0, -1], 3) is None
+    edits = rules.edits([5, 3, 0, 3, 0, -1], 5)
+    assert edits is not None
+    assert list(edits.banned) == [1]
+
+
 def test_without_anything_to_do_there_are_no_edits() -> None:
     assert rules_of([1, 2], min_tokens=2, stop_token_ids=frozenset({5})).edits([1, 2, 7, 7, -1], 4) is None
     assert rules_of([1, 2], frequency_penalty=0.5).edits([1, 2, -1], 2) is None
