@@ -6,6 +6,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import zmq
@@ -162,6 +163,7 @@ def vector_of(request: Request) -> bytes:
     return struct.pack("<8f", *((own >> 8 * i & 255) / 256 for i in range(8)))
 
 
+@lru_cache(maxsize=256)  # asked for at every step
 def pieces(request: Request) -> list[tuple[TokenLogprobs, ...]]:
     """What is told of a prompt, event by event, as by an engine that takes it in by chunks."""
     count = request.sampling.prompt_logprobs

@@ -53,7 +53,10 @@ def statuses(operation: APIOperation, examples: int) -> list[int]:
             simplify(case, data)
         response = case.call()
         seen.append(response.status_code)
-        case.validate_response(response, checks=[not_a_server_error, response_schema_conformance])
+        checks: list[Any] = [not_a_server_error]
+        if not (isinstance(case.body, dict) and case.body.get("encoding_format") == "base64"):
+            checks.append(response_schema_conformance)  # OpenAI's description knows vectors of floats only
+        case.validate_response(response, checks=checks)
 
     answered()
     return seen
