@@ -75,7 +75,7 @@ class ModelOptions(OptionGroup):
     ] = KVDTypeChoice.auto
     activations: Annotated[
         ActivationsChoice,
-        Option(help="What weights are multiplied by. auto: int8 for quantised weights, where the processor has AVX2 or more."),
+        Option(help="What weights are multiplied by. auto: int8 for quantised weights where the processor has AVX2."),
     ] = ActivationsChoice.auto
     kernels: Annotated[
         str, Option(help="An instruction set, or `reference`. Default: the best there is; see `llmserve doctor`.")

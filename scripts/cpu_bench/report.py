@@ -12,7 +12,12 @@ from cpu_bench.sections import describe
 from cpu_bench.shapes import FORMATS
 from cpu_bench.summary import Spread, Table, ceilings, peak_of, tables
 
-CEILING_NAMES = {"read": "reading memory", "int8": "int8 products", "int4": "int8 · int4 products", "bf16": "bfloat16 products"}
+CEILING_NAMES = {
+    "read": "reading memory",
+    "int8": "int8 products",
+    "int4": "int8 · int4 products",
+    "bf16": "bfloat16 products",
+}
 
 
 def number(value: float) -> str:
@@ -56,7 +61,9 @@ def table_lines(table: Table) -> list[str]:
 
 
 def share_name(table: Table) -> str:
-    return f"share of {peak_of(table.format)} peak" if table.points[0].measure == "prefill" else "share of read bandwidth"
+    if table.points[0].measure == "prefill":
+        return f"share of {peak_of(table.format)} peak"
+    return "share of read bandwidth"
 
 
 def share(value: float | None) -> str:
