@@ -65,16 +65,23 @@ class ModelRunner:
         self.start(plan)
         return self.finish()
 
-    @torch.inference_mode()
     def start(self, plan: StepPlan) -> None:
-        """On a GPU its kernels are in a queue when this returns; on a CPU torch has done it all."""
+        """On a GPU the step's kernels are in a queue when this returns. A CPU computes as torch is called, which nobody
+        who only starts a step should wait for: `finish` does it there."""
         self._ops.begin(self._batch(plan))
+        if self._cache.is_cuda:
+            self._compute()
+
+    def finish(self) -> Tensor:
+        if not self._cache.is_cuda:
+            self._compute()
+        return self._logits
+
+    @torch.inference_mode()
+    def _compute(self) -> None:
         share, hidden = self._model.forward(list(self._cache), self._ops)
         self._hidden = hidden.float()
         self._logits = self._comm.all_gather(share.float())[:, : self.vocab_size]
-
-    def finish(self) -> Tensor:
-        return self._logits
 
     def hidden(self) -> Tensor:
         return self._hidden
