@@ -19,6 +19,7 @@ from llmserve.runtime.load import device_of, load_runner
 from llmserve.runtime.pooling import Pooler
 from llmserve.scheduler.plan import Chunk, StepPlan
 from tests.engine.answers import Answer, Built, Engine, alone, assert_same
+from tests.engine.conftest import ENGINES
 from tests.kernels import KERNELS
 from tests.shared import shared
 from tests.thread_ranks import run_ranks
@@ -26,6 +27,11 @@ from tests.tiny import build, tiny_checkpoint
 
 TOLERANCE = 1e-4
 """Of a vector's numbers; its length is 1."""
+
+FEW = [name for name in ("float32", "int4, int8 KV, windows", "reference") if name in ENGINES]
+on_some_engines = pytest.mark.parametrize("built", FEW, indirect=True)
+"""What is tested here is how hidden states are asked for and added up; what they are, every other test says."""
+on_kernels = pytest.mark.parametrize("built", FEW[:2], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +58,7 @@ def check(engine: Engine, expected: dict[int, Answer]) -> None:
         assert_same(engine.answers[i], answer, engine.built)
 
 
+@on_some_engines
 def test_they_are_of_length_one_and_no_two_are_alike(pooled: list[Request], vectors: dict[int, Answer]) -> None:
     told = [vectors[request.id] for request in pooled]
     assert all((answer.finish, answer.tokens) == (Finish.STOP, []) for answer in told)
@@ -62,6 +69,7 @@ def test_they_are_of_length_one_and_no_two_are_alike(pooled: list[Request], vect
     assert same == [one_token]
 
 
+@on_some_engines
 @pytest.mark.parametrize("budget", [5, 37])
 def test_batched_and_chunked_is_as_alone(
     built: Built, requests: list[Request], pooled: list[Request], expected: dict[int, Answer],
@@ -73,6 +81,7 @@ def test_batched_and_chunked_is_as_alone(
     assert not engine.native._pooler._sums
 
 
+@on_some_engines
 def test_cached_is_as_cold(built: Built, pooled: list[Request], vectors: dict[int, Answer]) -> None:
     engine = Engine(built)
     engine.run(pooled)
@@ -85,19 +94,21 @@ def test_cached_is_as_cold(built: Built, pooled: list[Request], vectors: dict[in
         assert answer.cached_tokens == (whole_blocks if request.pooling is Pooling.LAST else 0)
 
 
+@on_kernels
 def test_preempted_is_as_undisturbed(
     built: Built, long_requests: list[Request], pooled: list[Request], long_expected: dict[int, Answer],
     vectors: dict[int, Answer],
 ) -> None:  # fmt: skip
     """Chunks are small, so that those who grow push out some that are in the middle of their prompts."""
     block = Engine(built, block_size=16, max_num_seqs=1).native.kv.block_bytes
-    engine = Engine(built, kv_cache_memory=8 * block, max_num_batched_tokens=12, overlap=True, threads=2)
+    engine = Engine(built, kv_cache_memory=8 * block, max_num_batched_tokens=12, overlap=True)
     engine.run(mixed(long_requests + pooled))
     check(engine, long_expected | vectors)
     assert engine.native.stats().preemptions > 0
     assert not engine.native._pooler._sums
 
 
+@on_some_engines
 def test_who_leaves_in_the_middle_leaves_nothing_behind(built: Built, pooled: list[Request]) -> None:
     engine = Engine(built, max_num_batched_tokens=4)
     long = [request for request in pooled if len(request.prompt) == 64]
