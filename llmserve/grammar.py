@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -71,14 +72,16 @@ class _Tokens:
     ) -> None:
         self.tokens = tokens
         self.special_token_ids = list(special)
+        self._text_ids = frozenset(range(len(tokens))).difference(self.special_token_ids)
         self.longest_first: Callable[[str], list[int]] = lambda text: []  # is the library's, once it is there
         self._encode = encode
 
     def __call__(self, text: str) -> list[int]:
         """Tokens of which the bytes are the text's: the longest that fit, where the model writes it in another way
-        (with a space before it, for one)."""
+        (with a space before it, for one, or by a special token, which is no text)."""
         ids = list(self._encode(text)) if self._encode else []
-        return ids if b"".join(self.tokens[id] for id in ids) == text.encode() else self.longest_first(text)
+        fits = self._text_ids.issuperset(ids) and b"".join(self.tokens[id] for id in ids) == text.encode()
+        return ids if fits else self.longest_first(text)
 
 
 class Grammar:
@@ -126,7 +129,11 @@ class Library:
 
     def kept(self, text: str) -> Grammar | None:
         """The grammar, if it has been read lately; from any thread, so that nobody waits for what others have read."""
-        return self._read.get(text)
+        grammar = self._read.get(text)
+        if grammar is not None:
+            with suppress(KeyError):  # the thread has just let go of it
+                self._read.move_to_end(text)
+        return grammar
 
     def grammar(self, text: str) -> Grammar:
         """RequestError where it cannot be used."""
@@ -195,4 +202,6 @@ def _limits() -> LLParserLimits:
 def _sentence(error: str) -> str:
     """The library's first line, which says it, short."""
     line = (error.strip().splitlines() or ["it is too complex"])[0]
+    if line.startswith("panic:"):  # followed by what is for the library's authors
+        line = "it is nothing that the grammar library can follow"
     return line.removesuffix(".")[:300] + "."

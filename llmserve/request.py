@@ -154,4 +154,5 @@ class TokenEvent(NamedTuple):
     cached_tokens: int = 0  # on the first event: how many prompt tokens the prefix cache held
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # of the prompt's next tokens, of which the first has none
     error: str | None = None  # with Finish.ERROR: one sentence
+    refused: bool = False  # with `error`: what the request asks for cannot be; nothing else is wrong
     vector: bytes | None = None  # of the prompt, of length 1: little-endian fp32; with Finish.STOP

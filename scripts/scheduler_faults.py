@@ -233,7 +233,8 @@ FAULTS = (
     ),
     _scheduler(
         "an error ends nobody",
-        "                events.append(self._end(seq, Finish.ERROR, error))\n                continue\n",
+        "                events.append(self._end(seq, Finish.ERROR, error)._replace(refused=refused))\n"
+        "                continue\n",
         "",
     ),
     _scheduler(

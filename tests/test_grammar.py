@@ -185,6 +185,9 @@ def test_what_was_read_is_kept_until_others_were_asked_for_more_lately(monkeypat
     assert library.grammar(a) is first
     assert library.grammar(c) is second
     assert list(library._read) == [a, c]
+    assert library.kept(a) is first
+    assert list(library._read) == [c, a]
+    assert library.kept(b) is None
 
 
 def test_the_vocabulary_is_read_once_and_only_for_a_grammar() -> None:
@@ -210,6 +213,20 @@ def test_what_is_forced_is_written_as_the_model_writes_it_if_that_is_the_text(li
 
     assert first(lambda _: [ID[b"a"], ID[b"b"], ID["é".encode()]]) == {ID[b"a"]}
     assert first(None) == first(lambda _: [ID[b" "], ID[b"x"]]) == {ID[b"ab"]}
+
+
+def test_the_name_of_a_special_token_is_text_like_any_other() -> None:
+    """Written by that token, it would end the answer in the middle of its form."""
+    text = choice(["a<end>b"])
+    encode = {"a<end>b": [ID[b"a"], END, ID[b"b"]], "<end>b": [END, ID[b"b"]]}.get
+    library = Library(lambda: Vocabulary(TOKENS, [END], lambda text: encode(text, [])))
+    assert next_tokens(begin(library, text)) == {ID[b"a"]}
+    assert END not in next_tokens(write(begin(library, text), b"a"))
+
+
+def test_ids_beyond_the_models_are_not_how_it_writes() -> None:
+    library = Library(lambda: Vocabulary(TOKENS, [END], lambda text: [len(TOKENS) + 7]))
+    assert next_tokens(begin(library, choice(["x"]))) == {ID[b"x"]}
 
 
 def test_json_text_in_place_of_a_schema_is_no_grammar(library: Library) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,8 @@ from llmserve.errors import LlmserveError, RequestError
 from llmserve.grammar import Grammar, Library, Matcher, Vocabulary
 from llmserve.request import Request
 from llmserve.tokenizer import Tokenizer
+
+log = logging.getLogger("llmserve.engine")
 
 
 def library_of(folder: Path, vocab_size: int) -> Library:
@@ -86,3 +89,6 @@ def _prepared(request: Request, arrived: float, future: Future[Grammar]) -> Prep
         return Prepared(request, arrived, future.result().matcher(), None)
     except RequestError as e:
         return Prepared(request, arrived, None, f"The answer's grammar cannot be used: {e}")
+    except Exception:  # a mistake of ours, or the library's, that is no other request's business
+        log.exception("reading a grammar failed")
+        return Prepared(request, arrived, None, "The answer's grammar cannot be used: reading it failed.")

@@ -125,7 +125,7 @@ class NativeEngine:
             logits = self._runner.execute(plan)
         sampled = sample(logits)
         for row, error in problems.items():
-            sampled[row] = Sampled(0, error=error)
+            sampled[row] = Sampled(0, error=error, refused=True)
         return self._told(events + self._scheduler.update(plan, sampled, self._pooled(plan)))
 
     def _admit(self, request: Request, arrived: float, matcher: Matcher | None) -> None:
@@ -143,7 +143,7 @@ class NativeEngine:
                     continue
                 except RequestError as e:
                     error = str(e)
-            events.append(TokenEvent(request.id, None, Finish.ERROR, error=error))
+            events.append(TokenEvent(request.id, None, Finish.ERROR, error=error, refused=True))
         return events
 
     def _wants(self, plan: StepPlan) -> tuple[list[Want], dict[int, str]]:
@@ -183,7 +183,7 @@ class NativeEngine:
         counters = self._scheduler.counters
         return Stats(
             running=self._scheduler.num_running,
-            waiting=self._scheduler.num_waiting + len(self._waiting),
+            waiting=self._scheduler.num_waiting,
             kv_usage=self._pool.usage,
             preemptions=counters.preemptions,
             prefix_queries=counters.prefix_queries,

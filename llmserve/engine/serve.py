@@ -56,7 +56,7 @@ class EngineLoop:
                 try:
                     self._engine.submit(request)
                 except RequestError as e:
-                    return TokenEvent(request.id, None, Finish.ERROR, error=str(e))
+                    return TokenEvent(request.id, None, Finish.ERROR, error=str(e), refused=True)
             case Abort(request_id):
                 return self._engine.abort(request_id)
             case Drain(timeout):

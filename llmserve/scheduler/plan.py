@@ -153,12 +153,14 @@ class StepPlan:
 class Sampled(NamedTuple):
     """What the sampler made of one row of logits: a token, or with `error` one sentence why there is none.
 
-    Where the sequence has the token already, it is that one, and `logprobs` is what was wanted.
+    Where the sequence has the token already, it is that one, and `logprobs` is what was wanted. `refused`: the error is
+    of what the request asks for, and the logits are as good as any.
     """
 
     token: int
     logprobs: TokenLogprobs | None = None
     error: str | None = None
+    refused: bool = False
 
 
 class Pooled(NamedTuple):

@@ -245,9 +245,11 @@ class Scheduler:
                 else:
                     chosen, of_prompt, error = _rows(sampled[first:next_row], chooses)
             if error is not None:
-                # What made its logits unusable may be in its KV: nobody else should find that.
-                self.pool.withdraw(seq.blocks or self.pool.match(seq.keys))  # it may have been pushed out meanwhile
-                events.append(self._end(seq, Finish.ERROR, error))
+                refused = chosen is not None and chosen.refused
+                if not refused:
+                    # What made its logits unusable may be in its KV: nobody else should find that.
+                    self.pool.withdraw(seq.blocks or self.pool.match(seq.keys))  # it may have been pushed out meanwhile
+                events.append(self._end(seq, Finish.ERROR, error)._replace(refused=refused))
                 continue
             if end >= seq.fills:
                 self._publish(seq, end)

@@ -35,6 +35,15 @@ class QueueFullError(LlmserveError):
         self.retry_after = retry_after
 
 
+class TooManyGrammarsError(LlmserveError):
+    """Each may take seconds to read, so who came now would wait for too long."""
+
+    retry_after = 2
+
+    def __init__(self, unread: int) -> None:
+        super().__init__(f"{unread} grammars that are new here wait to be read; try again in {self.retry_after} s.")
+
+
 @dataclass(frozen=True)
 class Load:
     """What the front knows of the engine's work. The first is exact, the next two may be a moment old."""

@@ -12,10 +12,10 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
-from llmserve.errors import EngineDeadError, RequestError
+from llmserve.errors import RequestError
 from llmserve.request import NO_SAMPLING, Finish, Pooling, TokenEvent
 from llmserve.server.errors import TooLateError, shown
-from llmserve.server.generation import OVERTIME_S
+from llmserve.server.generation import OVERTIME_S, failure
 from llmserve.server.metrics import CallObserver
 from llmserve.server.protocol.embedding import EmbeddingBody
 from llmserve.server.respond import CLIENT_CLOSED_REQUEST
@@ -106,7 +106,7 @@ def _vector(end: TokenEvent, timeout: float | None) -> bytes:
     if end.finish is Finish.TIMEOUT:
         raise TooLateError(timeout or 0)
     if end.vector is None:
-        raise EngineDeadError(end.error or "The server stopped before this answer was complete.")
+        raise failure(end)
     return end.vector
 
 

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from llmserve.engine.messages import Failed
 from llmserve.errors import EngineDeadError, LlmserveError, RequestError
-from llmserve.server.admission import QueueFullError
+from llmserve.server.admission import QueueFullError, TooManyGrammarsError
 from llmserve.server.engine_client import NotReadyError
 
 MAX_MESSAGE = 1000
@@ -91,6 +91,9 @@ def answer(error: BaseException) -> ErrorAnswer:
             retry = {"Retry-After": str(math.ceil(error.retry_after))}
             retry |= {"retry-after-ms": str(math.ceil(error.retry_after * 1000))}
             return ErrorAnswer(429, str(error), "rate_limit_error", None, "queue_full", retry)
+        case TooManyGrammarsError():
+            retry = {"Retry-After": str(error.retry_after)}
+            return ErrorAnswer(429, str(error), "rate_limit_error", None, "grammar_queue_full", retry)
         case TooLateError():
             return ErrorAnswer(504, str(error), "server_error", "timeout", "timeout")
         case EngineDeadError():

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
-from llmserve.errors import EngineDeadError
+from llmserve.errors import EngineDeadError, LlmserveError, RequestError
 from llmserve.request import Finish, SamplingParams, TokenEvent, TokenLogprobs
 from llmserve.server.engine_client import EngineClient
 from llmserve.tokenizer import Detokenizer, StopStrings, Tokenizer
@@ -173,7 +173,7 @@ class Generation:
             self._count(choice, event)
             if event.finish in (Finish.ERROR, Finish.ABORT):
                 self._ended(event.request_id, event.finish)
-                raise EngineDeadError(event.error or "The server stopped before this answer was complete.")
+                raise failure(event)
             choice.take(event)
             if choice.finish is not None:
                 self._ended(event.request_id, choice.finish)
@@ -283,6 +283,13 @@ class Choice:
     def _end(self, finish: Finish, stop_reason: str | int | None) -> None:
         self.finish, self.stop_reason = finish, stop_reason
         self.has_news = True
+
+
+def failure(event: TokenEvent) -> LlmserveError:
+    """Why a request ended without an answer."""
+    if event.refused and event.error:
+        return RequestError(event.error)
+    return EngineDeadError(event.error or "The server stopped before this answer was complete.")
 
 
 def _each_choices(job: Job) -> list[SamplingParams]:

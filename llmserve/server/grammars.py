@@ -16,9 +16,13 @@ from llguidance import LLMatcher
 
 from llmserve.errors import RequestError
 from llmserve.grammar import Library, Vocabulary
+from llmserve.server.admission import TooManyGrammarsError
 from llmserve.tokenizer import Tokenizer
 
 Schema = Mapping[str, Any] | bool
+
+MAX_UNREAD = 16
+"""Grammars that wait to be read at a time, those that have been read lately not counted."""
 
 WHITESPACE = r"(?: |\n {0,40})"
 """Where JSON may have whitespace: as people write it, on one line or indented. Without a bound a model can go on with
@@ -65,6 +69,7 @@ class Grammars:
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         """`vocab_size`: the model's."""
         self._library = Library(lambda: Vocabulary.of(tokenizer, vocab_size))
+        self._unread = 0
 
     def begin(self) -> None:
         """See Library; the first grammar then waits for less."""
@@ -75,10 +80,15 @@ class Grammars:
         library = self._library
         if library.kept(grammar) is not None:
             return
+        if self._unread >= MAX_UNREAD:
+            raise TooManyGrammarsError(self._unread)
+        self._unread += 1
         try:
             await asyncio.get_running_loop().run_in_executor(library.thread, library.grammar, grammar)
         except RequestError as e:
             raise RequestError(f"{param} cannot be used: {e}", param=param) from None
+        finally:
+            self._unread -= 1
 
 
 def _grammar(grammar: dict[str, Any]) -> str:

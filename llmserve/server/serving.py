@@ -32,6 +32,9 @@ SPARE_CHARS = 1000
 
 MAX_CHOICES_PER_CALL = 1024
 
+MAX_SAID = 2**19
+"""Token ids and the like that the parameters of a call name, each choice's counted: the engine is told of every one."""
+
 MAX_PROMPT_LOGPROBS = 2**18
 """Of one call: the answer then has about 20 MB."""
 
@@ -222,6 +225,13 @@ class Serving:
         self._check_ids(body.stop_token_ids, "stop_token_ids")
         self._check_ids([token for token, _ in body.logit_bias], "logit_bias")
         self._check_ids(body.allowed_token_ids or (), "allowed_token_ids")
+        check_said(
+            len(prompts) * n,
+            stop_token_ids=len(body.stop_token_ids),
+            logit_bias=len(body.logit_bias),
+            allowed_token_ids=len(body.allowed_token_ids or ()),
+            response_format=len(grammar or "") // 8,  # as slow as so many numbers
+        )
         generation = self.manifest.generation
         eos = frozenset() if body.ignore_eos else frozenset(generation.eos_token_ids) | stop_ids
         limits = [self._limit(len(prompt), limit, limit_param, default_limit) for prompt in prompts]
@@ -350,6 +360,18 @@ def _naming(param: str) -> Iterator[None]:
         yield
     except RequestError as e:
         raise RequestError(f"{param} cannot be tokenised: {e}", param=param) from None
+
+
+def check_said(choices: int, **numbers: int) -> None:
+    """By parameter, how many numbers each choice is told."""
+    said = choices * sum(numbers.values())
+    if said > MAX_SAID:
+        longest = max(numbers, key=lambda name: numbers[name])
+        raise RequestError(
+            f"{longest} and the like name {said} numbers, those of all {choices} choices counted, and one call may "
+            f"name {MAX_SAID}; name fewer, or send several calls.",
+            param=longest,
+        )
 
 
 def check_prompt_logprobs(tokens: int, count: int, param: str) -> None:

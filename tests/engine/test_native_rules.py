@@ -144,6 +144,18 @@ def test_in_any_company_it_is_as_alone(
     assert not engine.native._rules
 
 
+def test_who_leaves_no_token_to_choose_costs_nobody_the_prefix(start: Callable[..., Engine]) -> None:
+    ask = Request(1, tuple(1 + i % 90 for i in range(40)), SamplingParams(max_tokens=2, temperature=0))
+    only = frozenset({7})
+    impossible = SamplingParams(max_tokens=5, min_tokens=3, allowed_token_ids=only, stop_token_ids=only)
+    engine = start()
+    engine.run([ask])
+    engine.native.submit(replace(ask, id=2, sampling=impossible))
+    events = [event for _ in range(9) if engine.native.has_work for event in engine.native.step()]
+    assert [(event.finish, event.refused) for event in events] == [(Finish.ERROR, True)]
+    assert engine.run([replace(ask, id=3)])[3].cached_tokens == 32
+
+
 def test_a_grammar_that_cannot_be_used_ends_its_request_alone(
     built: Built, start: Callable[..., Engine], expected: dict[int, Answer]
 ) -> None:
@@ -161,6 +173,7 @@ def test_a_grammar_that_cannot_be_used_ends_its_request_alone(
     while engine.native.has_work:
         events = engine.native.step()
         told |= {event.request_id: event.error for event in events if event.error is not None}
+        assert all(event.refused for event in events if event.error is not None)
         engine.add(events)
     assert told.keys() == errors.keys()
     for i, (_, beginning) in errors.items():
@@ -212,7 +225,7 @@ def test_while_a_grammar_is_read_others_run_and_it_may_be_given_up(
     hurried = replace(requests[0], id=60, timeout=5.0)
     for request in (requests[0], replace(requests[0], id=61), hurried, requests[9]):
         engine.submit(request)
-    assert engine.native.stats().waiting == 4
+    assert len(engine.native._waiting) == 3
     while engine.answers[9].finish is None:
         engine.step()
     assert_same(engine.answers[9], expected[9], built)

@@ -84,6 +84,8 @@ def test_a_models_own_wishes_count_where_a_request_does_not_say(endpoint: str) -
         ({"bad_words": ["\ud800"]}, "bad_words"),
         ({"bad_words": ["x"] * 257}, "bad_words"),
         ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
+        ({"n": 60, "allowed_token_ids": [1] * 9000}, "allowed_token_ids"),
+        ({"n": 60, "stop_token_ids": [1] * 9000}, "stop_token_ids"),
         ({"include_stop_str_in_output": 1}, "include_stop_str_in_output"),
     ],
     ids=lambda value: str(value)[:50],

@@ -155,7 +155,7 @@ def _model_routes(serving: Serving) -> APIRouter:
         generation = await start(serving, body)
         format = GenerateFormat(_head(serving, asked))
         chunks = format.chunks(generation, statistics, at_once=body.stream is False)
-        return EventStreamResponse(chunks, on_end=generation.close)
+        return EventStreamResponse(chunks, on_end=generation.close, ping_s=serving.sse_ping_interval)
 
     for at in ("/v2/models/{model:path}/versions/{version}", "/v2/models/{model:path}"):
         told: dict[str, Any] = {"include_in_schema": "{version}" not in at}

@@ -9,7 +9,7 @@ from llmserve.errors import RequestError
 from llmserve.server import grammars
 from llmserve.server.errors import shown
 
-MAX_CHOICES = 1000
+MAX_CHOICES = 500  # of one grammar: a thousand are more than its parser takes at a time
 MAX_NAME_CHARS = 64
 
 
@@ -80,7 +80,12 @@ def checked_structured_outputs(value: Any) -> Form | None:
         return Form(grammars.choice(_choices(wanted, at)), at)
     if not isinstance(wanted, str) or not wanted:
         raise RequestError(f"{at} must be a string that is not empty.", param=at)
-    return Form(grammars.regex(wanted) if kind == "regex" else grammars.lark(wanted), at)
+    try:
+        return Form(grammars.regex(wanted) if kind == "regex" else grammars.lark(wanted), at)
+    except UnicodeEncodeError:
+        raise RequestError(
+            f"{at} has half of a surrogate pair, which no text can have; leave it out.", param=at
+        ) from None
 
 
 def the_one(*forms: Form | None) -> Form | None:

@@ -115,13 +115,6 @@ inline int32_t first_of(float max, const float* row, int32_t vocab, const float*
     return 0;
 }
 
-// The lowest id of the largest logit; `finite` says whether all logits are finite, and the id means nothing otherwise.
-inline int32_t argmax(const float* row, int32_t vocab, bool& finite, const Scratch& s) {
-    Extent extent = scan(row, vocab, s.groups);
-    finite = extent.finite;
-    return first_of(extent.max, row, vocab, s.groups);
-}
-
 // -------------------------------------------------------------------------------------------------------- sorting
 
 // A key that grows as the logit falls, the same for 0 and -0; and back.
