@@ -39,14 +39,12 @@ address space; memory is what gets used."""
 class Vocabulary:
     """A model's tokens as grammars see them."""
 
-    def __init__(
-        self, tokens: Sequence[bytes], special: Iterable[int], encode: Callable[[str], Sequence[int]] | None = None
-    ) -> None:
+    def __init__(self, tokens: Sequence[bytes], special: Iterable[int]) -> None:
         """`tokens`: the bytes of each id, nothing where no token has it. `special`: those that are no text; a grammar
-        may name them. `encode`: how the model writes a text that a grammar leaves no choice in.
+        may name them.
         """
         self.end = len(tokens)  # stands for the end of an answer; which tokens end one is for each request to say
-        wrapper: Any = _Tokens(tokens, special, encode)
+        wrapper: Any = _Tokens(tokens, special)
         self.tokenizer = LLTokenizer(wrapper)
         wrapper.longest_first = self.tokenizer.greedy_tokenize
 
@@ -56,7 +54,6 @@ class Vocabulary:
         return Vocabulary(
             [tokenizer.token_bytes(id) for id in range(vocab_size)],
             [id for id in tokenizer.special_ids if id < vocab_size],
-            lambda text: tokenizer.encode(text, add_special_tokens=False),
         )
 
 
@@ -67,21 +64,13 @@ class _Tokens:
     bos_token_id = None
     eos_token_id = None  # it adds one of its own, after the others
 
-    def __init__(
-        self, tokens: Sequence[bytes], special: Iterable[int], encode: Callable[[str], Sequence[int]] | None
-    ) -> None:
+    def __init__(self, tokens: Sequence[bytes], special: Iterable[int]) -> None:
         self.tokens = tokens
         self.special_token_ids = list(special)
-        self._text_ids = frozenset(range(len(tokens))).difference(self.special_token_ids)
         self.longest_first: Callable[[str], list[int]] = lambda text: []  # is the library's, once it is there
-        self._encode = encode
 
     def __call__(self, text: str) -> list[int]:
-        """Tokens of which the bytes are the text's: the longest that fit, where the model writes it in another way
-        (with a space before it, for one, or by a special token, which is no text)."""
-        ids = list(self._encode(text)) if self._encode else []
-        fits = self._text_ids.issuperset(ids) and b"".join(self.tokens[id] for id in ids) == text.encode()
-        return ids if fits else self.longest_first(text)
+        return self.longest_first(text)
 
 
 class Grammar:

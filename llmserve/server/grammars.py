@@ -21,6 +21,11 @@ from llmserve.tokenizer import Tokenizer
 
 Schema = Mapping[str, Any] | bool
 
+NO_FORCING = '%llguidance {"no_forcing": true}'
+"""Where just one text can come next, all its tokens may, and not only the first of those that the text would be written
+in: to find that one the library would tokenise the whole rest of the text for every mask. The last such line counts.
+"""
+
 MAX_UNREAD = 16
 """Grammars that wait to be read at a time, those that have been read lately not counted."""
 
@@ -35,12 +40,13 @@ def json_object() -> str:
 
 def json_schema(schema: Schema) -> str:
     """A JSON text that is valid by the schema (draft 2020-12, as far as llguidance knows it)."""
-    return _grammar({"json_schema": _with_options(schema)})
+    return lark("start: " + inline_schema(schema))
 
 
 def regex(pattern: str) -> str:
     """A text that the pattern matches as a whole, in the syntax of Rust's `regex` crate."""
-    return LLMatcher.grammar_from_regex(pattern)
+    [grammar] = json.loads(LLMatcher.grammar_from_regex(pattern))["grammars"]
+    return lark(grammar["lark_grammar"])
 
 
 def choice(texts: Sequence[str]) -> str:
@@ -50,7 +56,7 @@ def choice(texts: Sequence[str]) -> str:
 
 def lark(text: str) -> str:
     """A Lark grammar, whose rule `start` is the answer. What it has of `%json` is as it stands: see `inline_schema`."""
-    return _grammar({"lark_grammar": text})
+    return json.dumps({"grammars": [{"lark_grammar": f"{text}\n{NO_FORCING}"}]})
 
 
 def literal(text: str) -> str:
@@ -89,10 +95,6 @@ class Grammars:
             raise RequestError(f"{param} cannot be used: {e}", param=param) from None
         finally:
             self._unread -= 1
-
-
-def _grammar(grammar: dict[str, Any]) -> str:
-    return json.dumps({"grammars": [grammar]})
 
 
 def _with_options(schema: Schema) -> Schema:
