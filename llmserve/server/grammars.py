@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llguidance import LLMatcher
 
 from llmserve.errors import RequestError
-from llmserve.grammar import Library, Vocabulary
+from llmserve.grammar import MAX_BYTES, Library, Vocabulary
 from llmserve.server.admission import TooManyGrammarsError
 from llmserve.tokenizer import Tokenizer
 
@@ -28,6 +29,11 @@ in: to find that one the library would tokenise the whole rest of the text for e
 
 MAX_UNREAD = 16
 """Grammars that wait to be read at a time, those that have been read lately not counted."""
+
+MAX_REFUSED = 16
+"""Grammars that are known to be of no use: asked for again, they cost nothing."""
+
+MAX_PATTERNS = 64
 
 WHITESPACE = r"(?: |\n {0,40})"
 """Where JSON may have whitespace: as people write it, on one line or indented. Without a bound a model can go on with
@@ -65,7 +71,16 @@ def literal(text: str) -> str:
 
 
 def inline_schema(schema: Schema) -> str:
-    """A JSON text that is valid by the schema, within a Lark grammar: the body of a rule."""
+    """A JSON text that is valid by the schema, within a Lark grammar: the body of a rule.
+
+    RequestError where it has more patterns of names than can be read in time.
+    """
+    if (patterns := _patterns(schema)) > MAX_PATTERNS:
+        raise RequestError(
+            f"A schema's patternProperties have {patterns} patterns, and at most {MAX_PATTERNS} are possible; name the "
+            "properties instead.",
+            param="patternProperties",
+        )
     return "%json " + json.dumps(_with_options(schema))
 
 
@@ -76,6 +91,7 @@ class Grammars:
         """`vocab_size`: the model's."""
         self._library = Library(lambda: Vocabulary.of(tokenizer, vocab_size))
         self._unread = 0
+        self._refused: OrderedDict[str, str] = OrderedDict()  # lately, and why
 
     def begin(self) -> None:
         """See Library; the first grammar then waits for less."""
@@ -84,17 +100,43 @@ class Grammars:
     async def check(self, grammar: str, param: str) -> None:
         """RequestError, in one sentence that names `param`, where the engine could not follow it."""
         library = self._library
+        if len(grammar) > MAX_BYTES:
+            raise RequestError(
+                f"{param} makes a grammar of {len(grammar)} characters, and {MAX_BYTES} are the most; shorten it.",
+                param=param,
+            )
         if library.kept(grammar) is not None:
             return
-        if self._unread >= MAX_UNREAD:
-            raise TooManyGrammarsError(self._unread)
-        self._unread += 1
-        try:
-            await asyncio.get_running_loop().run_in_executor(library.thread, library.grammar, grammar)
-        except RequestError as e:
-            raise RequestError(f"{param} cannot be used: {e}", param=param) from None
-        finally:
-            self._unread -= 1
+        if grammar not in self._refused:
+            if self._unread >= MAX_UNREAD:
+                raise TooManyGrammarsError(self._unread)
+            self._unread += 1
+            try:
+                await asyncio.get_running_loop().run_in_executor(library.thread, library.grammar, grammar)
+                return
+            except RequestError as e:
+                self._refused[grammar] = str(e)
+            finally:
+                self._unread -= 1
+        reason = self._refused[grammar]
+        while len(self._refused) > MAX_REFUSED:
+            self._refused.popitem(last=False)
+        raise RequestError(f"{param} cannot be used: {reason}", param=param)
+
+
+def _patterns(schema: Schema) -> int:
+    """In how many patternProperties of its parts together: what reading them costs grows faster than their number."""
+    patterns = 0
+    left: list[Any] = [schema]
+    while left:
+        each = left.pop()
+        if isinstance(each, Mapping):
+            named = each.get("patternProperties")
+            patterns += len(named) if isinstance(named, Mapping) else 0
+            left.extend(each.values())
+        elif isinstance(each, list):
+            left.extend(each)
+    return patterns
 
 
 def _with_options(schema: Schema) -> Schema:

@@ -120,6 +120,11 @@ def nested(depth: int) -> dict[str, Any]:
         ({"structured_outputs": {"json": {"dependentRequired": {"a": ["b"]}}}}, "structured_outputs.json"),
         ({"structured_outputs": {"json": nested(150)}}, "structured_outputs.json"),
         ({"structured_outputs": {"json": {"$ref": "#"}}}, "structured_outputs.json"),
+        (
+            {"structured_outputs": {"json": {"patternProperties": {f"{i}.*": {} for i in range(65)}}}},
+            "structured_outputs.json",
+        ),
+        ({"structured_outputs": {"regex": "\ud800"}}, "structured_outputs.regex"),
         ({"structured_outputs": {"json": {"enum": ["x" * 300_000]}}}, "structured_outputs.json"),
         ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex"),
         ({"structured_outputs": {"regex": "(a"}}, "structured_outputs.regex"),
@@ -146,26 +151,42 @@ def test_what_cannot_be_used_is_refused_by_its_name(front: Front, body: dict[str
     assert not front.engine.received
 
 
+def test_what_was_refused_is_not_read_again(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"structured_outputs": {"regex": "(?=a)b"}}
+    first = front.refused(**asked)
+    monkeypatch.setattr(Library, "grammar", lambda *_: pytest.fail("it was read again"))
+    assert front.refused(**asked) == first
+
+
+def test_grammars_that_wait_to_be_read_are_bounded(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grammars, "MAX_UNREAD", 0)
+    response = front.post("/v1/completions", prompt="x", structured_outputs={"regex": "ab"})
+    assert (response.status_code, response.json()["error"]["code"]) == (429, "grammar_queue_full")
+    assert int(response.headers["retry-after"]) > 0
+
+
 def test_rules_that_name_each_other_without_end_are_no_matter_of_the_stack(front: Front) -> None:
     chain = "start: r0\n" + "\n".join(f'r{i}: r{i + 1} "a"' for i in range(8000)) + '\nr8000: "a"'
     front.complete(structured_outputs={"grammar": chain})
 
 
-def test_a_grammar_that_takes_long_to_read_holds_up_nobody(front: Front) -> None:
-    # The library compares each pattern with every other.
-    schema = {"patternProperties": {f"^p{i}.*x{i}$": {} for i in range(120)}}
-    done = threading.Event()
+def test_a_grammar_that_takes_long_to_read_holds_up_nobody(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    go, done, read = threading.Event(), threading.Event(), Library.grammar
+
+    def slowly(library: Library, text: str) -> Grammar:
+        assert go.wait(60)
+        return read(library, text)
 
     def ask() -> None:
-        front.post("/v1/completions", prompt="hi", structured_outputs={"json": schema})
+        front.complete(structured_outputs={"regex": "some text"})
         done.set()
 
+    monkeypatch.setattr(Library, "grammar", slowly)
     threading.Thread(target=ask).start()
-    answered = 0
-    while not done.is_set() and answered < 3:
+    for _ in range(3):
         front.complete(max_tokens=1)
-        answered += 1
-    assert answered == 3
+    assert not done.is_set()
+    go.set()
     assert done.wait(60)
 
 

@@ -110,6 +110,8 @@ def _schema_grammar(schema: Any, at: str) -> str:
         raise RequestError(f"{at} must have a JSON schema, which is an object, not {shown(schema)}.", param=at)
     try:
         return grammars.json_schema(schema)
+    except RequestError as e:
+        raise RequestError(str(e), param=at) from None
     except (ValueError, RecursionError):
         raise RequestError(
             f"{at} has a JSON schema that cannot be written: it is nested too deeply.", param=at
