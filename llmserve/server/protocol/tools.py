@@ -52,7 +52,7 @@ def tool_use(
     tools: Sequence[Mapping[str, Any]] | None, choice: ToolChoice | None, parallel: bool | None
 ) -> ToolUse | None:
     """None where the model is not to be told of any. Of a tool that is chosen by its name there is one call."""
-    if choice in ("required",) or isinstance(choice, NamedTool):
+    if choice == "required" or isinstance(choice, NamedTool):
         functions = [tool["function"] for tool in tools or ()]
         if isinstance(choice, NamedTool):
             functions = [function for function in functions if function["name"] == choice.name]
