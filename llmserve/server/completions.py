@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
+from llmserve.server.json_body import JsonRoute
 from llmserve.server.openai_format import CompletionFormat
 from llmserve.server.protocol.completion import CompletionBody
 from llmserve.server.respond import respond
@@ -14,7 +15,7 @@ DEFAULT_MAX_TOKENS = 16
 
 
 def completion_routes(serving: Serving) -> APIRouter:
-    routes = APIRouter()
+    routes = APIRouter(route_class=JsonRoute)
 
     @routes.post("/v1/completions")
     async def completions(body: CompletionBody, request: Request) -> Response:

@@ -16,6 +16,7 @@ from llmserve.errors import RequestError
 from llmserve.request import NO_SAMPLING, Finish, Pooling, TokenEvent
 from llmserve.server.errors import TooLateError, shown
 from llmserve.server.generation import OVERTIME_S, failure
+from llmserve.server.json_body import JsonRoute
 from llmserve.server.metrics import CallObserver
 from llmserve.server.protocol.embedding import EmbeddingBody
 from llmserve.server.respond import CLIENT_CLOSED_REQUEST
@@ -27,7 +28,7 @@ Prompts = Sequence[tuple[int, ...]]
 
 def embedding_routes(serving: Serving, default: Pooling) -> APIRouter:
     """`default`: what a vector is made of where a request does not say."""
-    routes = APIRouter()
+    routes = APIRouter(route_class=JsonRoute)
 
     @routes.post("/v1/embeddings")
     async def embeddings(body: EmbeddingBody, request: Request) -> Response:

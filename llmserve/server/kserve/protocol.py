@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from starlette.exceptions import HTTPException
 
 from llmserve.errors import RequestError
+from llmserve.server.json_body import read_json
 from llmserve.server.protocol.body import Strict
 
 MAX_ENTRIES = 64
@@ -86,7 +87,7 @@ async def read(request: Request, kind: type[Kind]) -> Kind:
 
 def parse(raw: bytes, kind: type[Kind]) -> Kind:
     try:
-        data = json.loads(raw)
+        data = read_json(raw)
     except json.JSONDecodeError as e:
         raise RequestError(f"The body is not valid JSON ({e.msg} at character {e.pos}).") from None
     except (RecursionError, ValueError) as e:

@@ -80,12 +80,7 @@ def checked_structured_outputs(value: Any) -> Form | None:
         return Form(grammars.choice(_choices(wanted, at)), at)
     if not isinstance(wanted, str) or not wanted:
         raise RequestError(f"{at} must be a string that is not empty.", param=at)
-    try:
-        return Form(grammars.regex(wanted) if kind == "regex" else grammars.lark(wanted), at)
-    except UnicodeEncodeError:
-        raise RequestError(
-            f"{at} has half of a surrogate pair, which no text can have; leave it out.", param=at
-        ) from None
+    return Form(grammars.regex(wanted) if kind == "regex" else grammars.lark(wanted), at)
 
 
 def the_one(*forms: Form | None) -> Form | None:
