@@ -22,7 +22,9 @@ def completion_routes(serving: Serving) -> APIRouter:
         serving.check(body, prompts=len(body.prompt), prompt_param="prompt", limit=body.max_tokens, known=body.prompt)
         special = body.add_special_tokens is not False
         texts = [prompt for prompt in body.prompt if isinstance(prompt, str)]
-        encoded = iter(await serving.encode(texts, add_special_tokens=special, param="prompt") if texts else ())
+        encoded = iter(
+            await serving.encode(texts, add_special_tokens=special, param="prompt", cut=body.is_cut) if texts else ()
+        )
         prompts = [next(encoded) if isinstance(prompt, str) else tuple(prompt) for prompt in body.prompt]
         prompts = [body.kept(prompt) for prompt in prompts]
         # What is echoed is told of as the answer is.
