@@ -95,8 +95,10 @@ async def ask(
     *,
     keeps_reasoning: bool,
     param: str,
+    cut: bool = False,
 ) -> Asked:
-    """`wanted` is the form that the answer must have; `param` is what the conversation came in.
+    """`wanted` is the form that the answer must have; `param` is what the conversation came in; `cut` as in
+    `Serving.encode`.
 
     Raises RequestError where the model cannot be asked so.
     """
@@ -106,7 +108,7 @@ async def ask(
     end = last.text if isinstance(last, Text) else ""
     reading = Reading(serving.forms.tools, use, serving.forms.reasoning, keeps_reasoning, end)
     grammar = await serving.grammar(reading.form(wanted))
-    prompt = await serving.encode_parts(parts, param=param)
+    prompt = await serving.encode_parts(parts, param=param, cut=cut)
     return Asked(prompt, reading, grammar, tokenizer.token_ids(reading.marks))
 
 

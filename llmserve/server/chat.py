@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from llmserve.server.asked import ask
 from llmserve.server.chat_format import ChatFormat
+from llmserve.server.json_body import JsonRoute
 from llmserve.server.protocol.chat import ChatBody
 from llmserve.server.respond import respond
 from llmserve.server.serving import Serving
@@ -13,7 +14,7 @@ from llmserve.tokenizer import Conversation
 
 
 def chat_routes(serving: Serving) -> APIRouter:
-    routes = APIRouter()
+    routes = APIRouter(route_class=JsonRoute)
 
     @routes.post("/v1/chat/completions")
     async def chat_completions(body: ChatBody, request: Request) -> Response:
@@ -27,6 +28,7 @@ def chat_routes(serving: Serving) -> APIRouter:
             body.form,
             keeps_reasoning=body.include_reasoning is not False,
             param="messages",
+            cut=body.is_cut,
         )
         prompt = body.kept(asked.prompt)
         logprobs = (body.top_logprobs or 0) if body.logprobs else None

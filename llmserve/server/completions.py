@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
+from llmserve.server.json_body import JsonRoute
 from llmserve.server.openai_format import CompletionFormat
 from llmserve.server.protocol.completion import CompletionBody
 from llmserve.server.respond import respond
@@ -14,14 +15,16 @@ DEFAULT_MAX_TOKENS = 16
 
 
 def completion_routes(serving: Serving) -> APIRouter:
-    routes = APIRouter()
+    routes = APIRouter(route_class=JsonRoute)
 
     @routes.post("/v1/completions")
     async def completions(body: CompletionBody, request: Request) -> Response:
         serving.check(body, prompts=len(body.prompt), prompt_param="prompt", limit=body.max_tokens, known=body.prompt)
         special = body.add_special_tokens is not False
         texts = [prompt for prompt in body.prompt if isinstance(prompt, str)]
-        encoded = iter(await serving.encode(texts, add_special_tokens=special, param="prompt") if texts else ())
+        encoded = iter(
+            await serving.encode(texts, add_special_tokens=special, param="prompt", cut=body.is_cut) if texts else ()
+        )
         prompts = [next(encoded) if isinstance(prompt, str) else tuple(prompt) for prompt in body.prompt]
         prompts = [body.kept(prompt) for prompt in prompts]
         # What is echoed is told of as the answer is.

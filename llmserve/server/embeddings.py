@@ -6,7 +6,8 @@ import asyncio
 import base64
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -16,6 +17,7 @@ from llmserve.errors import RequestError
 from llmserve.request import NO_SAMPLING, Finish, Pooling, TokenEvent
 from llmserve.server.errors import TooLateError, shown
 from llmserve.server.generation import OVERTIME_S, failure
+from llmserve.server.json_body import JsonRoute
 from llmserve.server.metrics import CallObserver
 from llmserve.server.protocol.embedding import EmbeddingBody
 from llmserve.server.respond import CLIENT_CLOSED_REQUEST
@@ -24,10 +26,13 @@ from llmserve.server.streaming import encode, until_disconnect
 
 Prompts = Sequence[tuple[int, ...]]
 
+MANY_BYTES = 400_000
+"""Of vectors, which as text take long enough to hold up other requests; it is then written in a thread."""
+
 
 def embedding_routes(serving: Serving, default: Pooling) -> APIRouter:
     """`default`: what a vector is made of where a request does not say."""
-    routes = APIRouter()
+    routes = APIRouter(route_class=JsonRoute)
 
     @routes.post("/v1/embeddings")
     async def embeddings(body: EmbeddingBody, request: Request) -> Response:
@@ -43,17 +48,10 @@ def embedding_routes(serving: Serving, default: Pooling) -> APIRouter:
         except ClientDisconnect:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         tokens = sum(map(len, prompts))
-        told = _in_base64 if body.encoding_format == "base64" else _in_floats
-        answer = {
-            "object": "list",
-            "data": [
-                {"object": "embedding", "index": index, "embedding": told(vector)}
-                for index, vector in enumerate(vectors)
-            ],
-            "model": serving.model_name,
-            "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        }
-        return Response(encode(answer), media_type="application/json")
+        head = {"model": serving.model_name, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+        told = partial(_answer, head, vectors, _in_base64 if body.encoding_format == "base64" else _in_floats)
+        many = sum(map(len, vectors)) > MANY_BYTES
+        return Response(await asyncio.to_thread(told) if many else told(), media_type="application/json")
 
     return routes
 
@@ -126,6 +124,11 @@ class _Ends:
             self.by_id[event.request_id] = event
             if len(self.by_id) == self._count and not self.all.done():
                 self.all.set_result(None)
+
+
+def _answer(head: dict[str, Any], vectors: Sequence[bytes], told: Callable[[bytes], Any]) -> bytes:
+    data = [{"object": "embedding", "index": index, "embedding": told(vector)} for index, vector in enumerate(vectors)]
+    return encode({"object": "list", "data": data, **head})
 
 
 def _in_base64(vector: bytes) -> str:

@@ -98,6 +98,8 @@ def answer(error: BaseException) -> ErrorAnswer:
             return ErrorAnswer(504, str(error), "server_error", "timeout", "timeout")
         case EngineDeadError():
             return ErrorAnswer(500, str(error), "server_error", None, "engine_error")
+        case HTTPException(__cause__=RequestError() as reason):  # FastAPI wraps what reading a body raises
+            return answer(reason)
         case HTTPException():
             return _http(error)
         case _:

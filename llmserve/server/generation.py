@@ -104,6 +104,7 @@ class Generation:
         self.job = job
         self.choices = len(requests)
         self.usage = Usage(prompt_tokens=sum(map(len, job.prompts)))
+        self.cached_tokens = [0] * len(job.prompts)  # of each prompt, found in the engine's cache
         self._client = client
         self._observer = observer
         self._loop = asyncio.get_running_loop()
@@ -205,6 +206,7 @@ class Generation:
             self.usage.completion_tokens += 1
         if event.cached_tokens and choice.index % self.job.n == 0:  # a prompt's others find it cached by the first
             self.usage.cached_tokens += event.cached_tokens
+            self.cached_tokens[choice.index // self.job.n] += event.cached_tokens
 
 
 class Choice:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from fastapi import Request, Response
@@ -17,13 +18,16 @@ from starlette.requests import ClientDisconnect
 
 from llmserve.request import Finish, TokenLogprobs
 from llmserve.server.errors import answer
-from llmserve.server.generation import Delta, Generation, Token, Usage
+from llmserve.server.generation import Delta, Generation, Job, Token, Usage
 from llmserve.server.streaming import DONE, PING_S, EventStreamResponse, encode, event, until_disconnect
 
 logger = logging.getLogger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for an answer that nobody waits for; no client ever sees it."""
+
+MANY_TOKENS = 4096
+"""Of which, and of the likeliest ones beside them, is told in the event loop: a few milliseconds."""
 
 
 @dataclass(slots=True)
@@ -86,15 +90,25 @@ async def respond_whole(request: Request, generation: Generation, format: WholeF
         choices = await collect(request, generation)
     except ClientDisconnect:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    if generation.job.sampling.prompt_logprobs is None:
-        content = _whole(format, choices, generation.usage)
-    else:  # so many numbers that others would wait for their tokens
-        content = await asyncio.to_thread(_whole, format, choices, generation.usage)
+    tokens = generation.usage.completion_tokens + _prompts_tokens(generation)
+    content = await _made(is_long(generation.job, tokens), lambda: encode(format.body(choices, generation.usage)))
     return Response(content, media_type="application/json")
 
 
-def _whole(format: WholeFormat, choices: list[Whole], usage: Usage) -> bytes:
-    return encode(format.body(choices, usage))
+def is_long(job: Job, tokens: int) -> bool:
+    """Whether telling of so many tokens takes so long that others would wait for theirs."""
+    sampling = job.sampling
+    return sampling.prompt_logprobs is not None or tokens * (1 + (sampling.logprobs or 0)) > MANY_TOKENS
+
+
+def _prompts_tokens(generation: Generation) -> int:
+    """As if each choice told of its prompt, as with `echo` it does."""
+    return generation.usage.prompt_tokens * generation.job.n
+
+
+async def _made(beside: bool, make: Callable[[], bytes]) -> bytes:
+    """`beside` others' requests: in a thread."""
+    return await asyncio.to_thread(make) if beside else make()
 
 
 async def collect(request: Request, generation: Generation) -> list[Whole]:
@@ -115,15 +129,25 @@ async def _collect(generation: Generation) -> list[Whole]:
 async def _chunks(generation: Generation, format: Format, continuous_usage: bool) -> AsyncIterator[bytes]:
     """Events, joined where several are there."""
     so_far = _UsageSoFar(generation, format) if continuous_usage else None
+
+    def events(chunks: Iterable[dict[str, Any]]) -> bytes:
+        return b"".join(map(event, chunks if so_far is None else map(so_far.added_to, chunks)))
+
+    def told(batch: list[Delta]) -> bytes:
+        return events(chunk for delta in batch for chunk in format.chunks(delta))
+
+    job = generation.job
     try:
-        if opening := format.opening(generation.choices):
-            yield b"".join(map(event, opening if so_far is None else map(so_far.added_to, opening)))
+        many = is_long(job, _prompts_tokens(generation))
+        if opening := await _made(many, lambda: events(format.opening(generation.choices))):
+            yield opening
         async for batch in generation.batches():
             if so_far is not None:
                 so_far.take(batch)
-            chunks = [chunk for delta in batch for chunk in format.chunks(delta)]
-            if chunks:
-                yield b"".join(map(event, chunks if so_far is None else map(so_far.added_to, chunks)))
+            if chunks := await _made(
+                is_long(job, 0), partial(told, batch)
+            ):  # with them comes what is known of a prompt
+                yield chunks
         if format.include_usage:
             yield event(format.usage_chunk(generation.usage))
     except Exception as e:
@@ -148,6 +172,7 @@ class _UsageSoFar:
 
     def added_to(self, chunk: dict[str, Any]) -> dict[str, Any]:
         job, [choice] = self._generation.job, chunk["choices"]
-        prompt = job.prompts[choice["index"] // job.n]
-        usage = Usage(len(prompt), self._generated.get(choice["index"], 0), self._generation.usage.cached_tokens)
+        prompt = choice["index"] // job.n
+        generated = self._generated.get(choice["index"], 0)
+        usage = Usage(len(job.prompts[prompt]), generated, self._generation.cached_tokens[prompt])
         return chunk | {"usage": self._format.usage_chunk(usage)["usage"]}

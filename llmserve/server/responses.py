@@ -11,6 +11,7 @@ from llmserve.errors import RequestError
 from llmserve.server.asked import ask
 from llmserve.server.errors import answer
 from llmserve.server.generation import Generation
+from llmserve.server.json_body import JsonRoute
 from llmserve.server.protocol.responses import ResponsesBody
 from llmserve.server.respond import respond_whole
 from llmserve.server.response_items import Event
@@ -26,7 +27,7 @@ EFFORT = "reasoning_effort"
 
 
 def responses_routes(serving: Serving) -> APIRouter:
-    routes = APIRouter()
+    routes = APIRouter(route_class=JsonRoute)
 
     @routes.post("/v1/responses")
     async def responses(body: ResponsesBody, request: Request) -> Response:
@@ -65,9 +66,11 @@ def responses_routes(serving: Serving) -> APIRouter:
             top_p=job.sampling.top_p,
             reading=asked.reading,
         )
+        # What every event repeats of the body is encoded before anything is started; then a failure can be told, too.
+        opening = _encoded(format.opening()) if body.stream else b""
         generation = serving.start(asked.readable(job))
         if body.stream:
-            events = _events(generation, format)
+            events = _events(generation, format, opening)
             return EventStreamResponse(events, on_end=generation.close, ping_s=serving.sse_ping_interval)
         return await respond_whole(request, generation, format)
 
@@ -84,10 +87,10 @@ def conversation(body: ResponsesBody) -> Conversation:
     )
 
 
-async def _events(generation: Generation, format: ResponsesFormat) -> AsyncIterator[bytes]:
+async def _events(generation: Generation, format: ResponsesFormat, opening: bytes) -> AsyncIterator[bytes]:
     """The last of them says how it ended; nothing comes after that."""
     try:
-        yield _encoded(format.opening())
+        yield opening
         async for batch in generation.batches():
             if told := b"".join(_encoded(format.events(delta)) for delta in batch):
                 yield told

@@ -62,8 +62,11 @@ class ResponsesFormat:
         yield from self._numbered([{"type": f"response.{response['status']}", "response": response}])
 
     def failure(self, error: ErrorAnswer) -> Iterator[Event]:
-        told = {"code": error.code or error.type, "message": error.message}
-        yield from self._numbered([{"type": "response.failed", "response": self._response("failed", error=told)}])
+        """What was begun is told of first, so that the items are those that the events made."""
+        yield from self._numbered(self._items.close("incomplete"))
+        told = {"code": error.code or error.type, "message": error.body()["error"]["message"]}
+        response = self._response("failed", error=told, output=self._items.output)
+        yield from self._numbered([{"type": "response.failed", "response": response}])
 
     def _taken(self, delta: Delta) -> Iterator[Event]:
         self._offsets += [token.offset for token in delta.tokens]

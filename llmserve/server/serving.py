@@ -30,6 +30,9 @@ LONG_TEXT = 20_000
 SPARE_CHARS = 1000
 """What a tokenizer may drop of a text (spaces at its ends, characters it does not know) before we call it too long."""
 
+MAX_CUT_CHARS = 2**22
+"""Of a text of which the last tokens are wanted: all of it is tokenised, which takes a thread a few seconds."""
+
 MAX_CHOICES_PER_CALL = 1024
 
 MAX_SAID = 2**19
@@ -81,8 +84,8 @@ class Serving:
                 kept = body.kept(tuple(prompt))
                 self._check_prompt(kept, prompt_param)
                 self._limit(len(kept), limit, limit_param, None)
-            elif len(prompt) >= LONG_TEXT:
-                self._check_chars(len(prompt), prompt_param)
+            else:
+                self._check_chars(len(prompt), prompt_param, cut=body.is_cut)
         if limit is not None and limit >= self.max_model_len:
             raise RequestError(
                 f"This model's context holds {self.max_model_len} tokens, the prompt's among them, and "
@@ -144,12 +147,14 @@ class Serving:
             raise RequestError(f"{param} needs a tokenizer, and {self.model_name} has none.", param=param)
         return self.tokenizer
 
-    async def encode(self, texts: Sequence[str], *, add_special_tokens: bool, param: str) -> list[tuple[int, ...]]:
+    async def encode(
+        self, texts: Sequence[str], *, add_special_tokens: bool, param: str, cut: bool = False
+    ) -> list[tuple[int, ...]]:
+        """`cut`: only the last of a text's tokens will be read, so that it may have more than a context holds."""
         tokenizer = self.need_tokenizer(param)
 
         def encode(text: str) -> tuple[int, ...]:
-            if len(text) >= LONG_TEXT:
-                self._check_chars(len(text), param)
+            self._check_chars(len(text), param, cut=cut)
             with _naming(param):
                 return tuple(tokenizer.encode(text, add_special_tokens=add_special_tokens))
 
@@ -157,8 +162,8 @@ class Serving:
             return [encode(text) for text in texts]
         return [await asyncio.to_thread(encode, text) for text in texts]
 
-    async def encode_parts(self, parts: Sequence[Part], *, param: str) -> tuple[int, ...]:
-        """A chat prompt's tokens."""
+    async def encode_parts(self, parts: Sequence[Part], *, param: str, cut: bool = False) -> tuple[int, ...]:
+        """A chat prompt's tokens; `cut` as in `encode`."""
         tokenizer = self.need_tokenizer(param)
         chars = sum(len(part.text) for part in parts if isinstance(part, Text))
 
@@ -168,7 +173,7 @@ class Serving:
 
         if chars < LONG_TEXT:
             return encode()
-        self._check_chars(chars, param)
+        self._check_chars(chars, param, cut=cut)
         return await asyncio.to_thread(encode)
 
     async def grammar(self, form: Form | None) -> str | None:
@@ -293,9 +298,20 @@ class Serving:
         assert self.tokenizer is not None
         return max((len(self.tokenizer.token_bytes(id)) for id in range(self.tokenizer.vocab_size)), default=1)
 
-    def _check_chars(self, chars: int, param: str) -> None:
-        """What cannot fit is refused unread: reading takes seconds and gigabytes where a client sends megabytes."""
-        if chars > self.max_model_len * self._longest_token + SPARE_CHARS:
+    def _check_chars(self, chars: int, param: str, *, cut: bool) -> None:
+        """What cannot fit is refused unread: reading takes seconds and gigabytes where a client sends megabytes.
+
+        `cut` as in `encode`.
+        """
+        if chars < LONG_TEXT:
+            return
+        fits = self.max_model_len * self._longest_token + SPARE_CHARS
+        if cut and chars > max(fits, MAX_CUT_CHARS):
+            raise RequestError(
+                f"{param} has {chars} characters, which is too many to be cut by truncate_prompt_tokens; shorten it.",
+                param=param,
+            )
+        if not cut and chars > fits:
             raise RequestError(
                 f"{param} has {chars} characters, which is more than this model's context of "
                 f"{self.max_model_len} tokens can hold; shorten it.",

@@ -5,13 +5,14 @@ from __future__ import annotations
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
+from llmserve.server.json_body import JsonRoute
 from llmserve.server.protocol.tokenize import DetokenizeBody, TokenizeBody
 from llmserve.server.serving import Serving
 from llmserve.tokenizer import Conversation
 
 
 def tokenizer_routes(serving: Serving) -> APIRouter:
-    routes = APIRouter()
+    routes = APIRouter(route_class=JsonRoute)
 
     @routes.post("/tokenize")
     async def tokenize(body: TokenizeBody) -> JSONResponse:

@@ -9,6 +9,7 @@ import pytest
 from llmserve.config import GenerationDefaults
 from llmserve.engine.messages import Submit
 from llmserve.request import Request
+from llmserve.server.serving import MAX_CUT_CHARS
 
 from .chunks import stream
 from .conftest import END, TOKENIZER, VOCAB, Front, manifest, running_front
@@ -111,6 +112,21 @@ def test_a_prompt_too_long_for_the_context_can_be_cut(front: Front) -> None:
     assert front.refused(prompt=[1] * 500)["code"] == "context_length_exceeded"
     front.complete(prompt=[1] * 500, truncate_prompt_tokens=100)
     assert len(heard(front).prompt) == 100
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_text_too_long_for_the_context_can_be_cut(front: Front, path: str) -> None:
+    def body(text: str) -> dict[str, Any]:
+        return {"prompt": text} if path == "/v1/completions" else {"messages": [{"role": "user", "content": text}]}
+
+    text = "Hello world " * 10_000 + "and the end."
+    assert front.refused(path, **body(text))["code"] == "context_length_exceeded"
+    assert front.post(path, **body(text), truncate_prompt_tokens=50).status_code == 200
+    long = heard(front).prompt
+    front.engine.received.clear()
+    front.post(path, **body(text[-120:]), truncate_prompt_tokens=50)
+    assert long == heard(front).prompt
+    assert "characters" in front.refused(path, **body("x" * (MAX_CUT_CHARS + 1)), truncate_prompt_tokens=50)["message"]
 
 
 @pytest.mark.parametrize("shown", [True, False])

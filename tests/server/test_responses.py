@@ -122,13 +122,15 @@ def test_an_engine_that_dies_is_an_event_too(endpoint: str) -> None:
     with front_that_says(endpoint, "Hello") as front:
         front.engine.allowance = 3
         with front.http.stream("POST", PATH, json={"input": "hi", "stream": True}) as response:
-            lines = response.iter_lines()
-            for line in lines:
+            lines = []
+            for line in response.iter_lines():
+                lines.append(line)
                 if "output_text.delta" in line:
-                    break
-            front.engine.disconnect()
-            [*_, last] = [line for line in lines if line.startswith("data: ")]
-        event = json.loads(last.removeprefix("data: "))
+                    front.engine.disconnect()
+        told = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+        event = told[-1]
+        assert event["response"]["output"] == put_together(told)
+        assert [item["status"] for item in event["response"]["output"]] == ["incomplete"]
         assert (event["type"], event["response"]["status"]) == ("response.failed", "failed")
         assert event["response"]["error"]["code"] == "engine_error"
 

@@ -92,8 +92,13 @@ def test_usage_so_far(front: Front, path: str) -> None:
         assert usage["completion_tokens"] == seen[index]
         assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
         assert prompts.setdefault(index, usage["prompt_tokens"]) == usage["prompt_tokens"]
+        cached = usage["prompt_tokens_details"]["cached_tokens"]
+        assert cached == (4 if seen[index] else cached), "the prompt's own, as the fake engine finds them"
+        assert cached <= 4
     assert sum(seen.values()) == last["usage"]["completion_tokens"]
-    assert sum(count for index, count in prompts.items() if index % 2 == 0) == last["usage"]["prompt_tokens"]
+    firsts = [count for index, count in prompts.items() if index % 2 == 0]
+    assert sum(firsts) == last["usage"]["prompt_tokens"]
+    assert last["usage"]["prompt_tokens_details"] == {"cached_tokens": 4 * len(firsts)}
 
 
 def test_silence_is_filled_with_comments(slow_front: Front) -> None:

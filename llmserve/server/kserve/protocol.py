@@ -10,26 +10,29 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from starlette.exceptions import HTTPException
 
 from llmserve.errors import RequestError
+from llmserve.server.errors import shown
+from llmserve.server.json_body import read_json
 from llmserve.server.protocol.body import Strict
 
 MAX_ENTRIES = 64
-"""Of a list of tensors, or of dimensions."""
-
-Values = dict[str, Any]
+"""Of a list of tensors, or of dimensions, and of parameters."""
 
 
 def _few(value: Any) -> Any:
     """Raised for all at once; pydantic would list what is wrong with each of millions."""
-    if isinstance(value, list) and len(value) > MAX_ENTRIES:
-        raise RequestError(f"A list of {len(value)} entries is too long here; at most {MAX_ENTRIES} are possible.")
+    if isinstance(value, list | dict) and len(value) > MAX_ENTRIES:
+        raise RequestError(
+            f"{shown(value).capitalize()} of {len(value)} entries is too long here; at most {MAX_ENTRIES} are possible."
+        )
     return value
 
 
 Few = BeforeValidator(_few)
+Values = Annotated[dict[str, Any], Few]
 
 
 class InputTensor(Strict):
@@ -63,6 +66,8 @@ class GenerateBody(BaseModel):
     id: str | None = None
     parameters: Values | None = None
 
+    _few = model_validator(mode="before")(_few)
+
 
 class IndexBody(Strict):
     """POST /v2/repository/index."""
@@ -86,7 +91,7 @@ async def read(request: Request, kind: type[Kind]) -> Kind:
 
 def parse(raw: bytes, kind: type[Kind]) -> Kind:
     try:
-        data = json.loads(raw)
+        data = read_json(raw)
     except json.JSONDecodeError as e:
         raise RequestError(f"The body is not valid JSON ({e.msg} at character {e.pos}).") from None
     except (RecursionError, ValueError) as e:

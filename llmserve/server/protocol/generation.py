@@ -133,6 +133,11 @@ class GenerationBody(BaseModel):
         return prompt if self.truncate_prompt_tokens is None else prompt[-self.truncate_prompt_tokens :]
 
     @property
+    def is_cut(self) -> bool:
+        """Whether the model is to read the last tokens of a prompt alone."""
+        return self.truncate_prompt_tokens is not None
+
+    @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 

@@ -7,7 +7,12 @@ from typing import Any
 
 from llmserve.errors import RequestError
 from llmserve.server.errors import shown
+from llmserve.server.protocol.values import check_count
 
+MAX_MESSAGES = 4096
+MAX_PARTS = 1024  # of one message's content
+MAX_CALLS = 1024  # of one message
+MAX_DOCUMENTS = 1024
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
@@ -15,6 +20,7 @@ def checked_messages(value: Any) -> Any:
     """OpenAI's messages → what chat templates expect: content is text, arguments of tool calls are objects."""
     if not isinstance(value, list) or not value:
         raise RequestError("messages must be a list of at least one message.", param="messages")
+    check_count(value, MAX_MESSAGES, "messages", "messages")
     return [checked_message(message, f"messages.{i}") for i, message in enumerate(value)]
 
 
@@ -44,6 +50,7 @@ def _text(content: Any, at: str) -> str:
         return content
     if not isinstance(content, list):
         raise RequestError(f"{at} must be a string or a list of text parts.", param=at)
+    check_count(content, MAX_PARTS, "parts", at)
     for i, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else part
         if kind != "text":
@@ -58,6 +65,7 @@ def _tool_calls(calls: Any, at: str) -> list[Any]:
         isinstance(call, dict) and isinstance(call.get("function"), dict) for call in calls
     ):
         raise RequestError(f"{at} must be a list of function calls.", param=at)
+    check_count(calls, MAX_CALLS, "calls", at)
     parsed = []
     for call in calls:
         arguments = call["function"].get("arguments", {})
@@ -73,4 +81,5 @@ def _tool_calls(calls: Any, at: str) -> list[Any]:
 def checked_documents(value: Any) -> Any:
     if value is not None and not (isinstance(value, list) and all(isinstance(each, dict) for each in value)):
         raise RequestError("documents must be a list of objects.", param="documents")
+    check_count(value or (), MAX_DOCUMENTS, "documents", "documents")
     return value

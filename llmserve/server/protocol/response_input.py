@@ -9,7 +9,8 @@ from typing import Any
 
 from llmserve.errors import RequestError
 from llmserve.server.errors import shown
-from llmserve.server.protocol.messages import checked_message
+from llmserve.server.protocol.messages import MAX_MESSAGES, MAX_PARTS, checked_message
+from llmserve.server.protocol.values import check_count
 
 MEMBERS = {
     "message": {"role", "content", "id", "status", "phase"},
@@ -25,11 +26,12 @@ def checked_input(value: Any) -> list[dict[str, Any]]:
         value = [{"role": "user", "content": value}]
     if not isinstance(value, list) or not value:
         raise RequestError("input must be a string or a list of at least one item.", param="input")
+    check_count(value, MAX_MESSAGES, "items", "input")
     messages: list[dict[str, Any]] = []
     for i, item in enumerate(value):
         message = checked_message(_message(item, f"input.{i}"), f"input.{i}")
         if messages and _goes_on(messages[-1], message):
-            messages[-1] = _joined(messages[-1], message)
+            _join(messages[-1], message)
         else:
             messages.append(message)
     return messages
@@ -72,6 +74,7 @@ def _text(content: Any, at: str) -> str:
         return content
     if not isinstance(content, list):
         raise RequestError(f"{at} must be a string or a list of text parts.", param=at)
+    check_count(content, MAX_PARTS, "parts", at)
     for i, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else part
         if kind not in ("input_text", "output_text", "reasoning_text", "summary_text"):
@@ -88,7 +91,8 @@ def _goes_on(before: dict[str, Any], message: dict[str, Any]) -> bool:
     return "tool_calls" in message or not (before["content"] or "tool_calls" in before)
 
 
-def _joined(before: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
-    calls = [*before.get("tool_calls", ()), *message.get("tool_calls", ())]
-    joined = {**before, "content": before["content"] + message["content"]}
-    return {**joined, "tool_calls": calls} if calls else joined
+def _join(before: dict[str, Any], message: dict[str, Any]) -> None:
+    """In place: a turn may have thousands of calls. Both dicts are `checked_message`'s own."""
+    before["content"] += message["content"]
+    if calls := message.get("tool_calls"):
+        before.setdefault("tool_calls", []).extend(calls)

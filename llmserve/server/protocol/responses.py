@@ -12,6 +12,7 @@ from llmserve.server.protocol.generation import MAX_SALT_CHARS, GenerationBody
 from llmserve.server.protocol.response_input import checked_input
 from llmserve.server.protocol.structured import Form, checked_response_format
 from llmserve.server.protocol.tools import (
+    MAX_TOOLS,
     ToolChoice,
     ToolUse,
     checked_flat_tool_choice,
@@ -19,6 +20,7 @@ from llmserve.server.protocol.tools import (
     tool_use,
 )
 from llmserve.server.protocol.unsupported import unknown_parameter
+from llmserve.server.protocol.values import check_count
 
 WITHOUT_EFFECT = frozenset(
     {"store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"}
@@ -39,6 +41,7 @@ ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
 }
 """Known and unsupported, with the values besides null that make no difference."""
 
+MAX_METADATA = 16  # as OpenAI has it
 FUNCTION = ("name", "description", "parameters", "strict")
 
 
@@ -46,6 +49,7 @@ def _nested_tools(value: Any) -> Any:
     """Tools as chat has them."""
     if not isinstance(value, list):
         return checked_tools(value)
+    check_count(value, MAX_TOOLS, "tools", "tools")
     nested = []
     for i, tool in enumerate(value):
         if not isinstance(tool, dict) or tool.get("type") != "function":
@@ -58,6 +62,19 @@ def _nested_tools(value: Any) -> Any:
         function = {name: tool[name] for name in FUNCTION if tool.get(name) is not None}
         nested.append({"type": "function", "function": function})
     return checked_tools(nested)
+
+
+def _checked_metadata(value: Any) -> Any:
+    """The first that is no string is named; pydantic would list millions."""
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise RequestError(f"metadata must be an object, not {shown(value)}.", param="metadata")
+    check_count(value, MAX_METADATA, "pairs", "metadata")
+    for name, given in value.items():
+        if not isinstance(given, str):
+            raise RequestError(f"metadata.{name:.100} must be a string, not {shown(given)}.", param=f"metadata.{name}")
+    return value
 
 
 def _checked_text(value: Any) -> Any:
@@ -115,7 +132,9 @@ class ResponsesBody(BaseModel):
     parallel_tool_calls: bool | None = None
     text: Annotated[dict[str, Any] | None, BeforeValidator(_checked_text)] = None
     reasoning: Reasoning | None = None
-    metadata: dict[str, str] | None = None  # of this and the next nothing is made; the answer has them again
+    metadata: Annotated[dict[str, str] | None, BeforeValidator(_checked_metadata)] = (
+        None  # of this and the next nothing is made; the answer has them again
+    )
     user: str | None = None
     # vLLM's
     top_k: int | None = Field(None, ge=-1)

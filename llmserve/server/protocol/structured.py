@@ -6,8 +6,11 @@ import json
 from typing import Any, NamedTuple
 
 from llmserve.errors import RequestError
+from llmserve.grammar import MAX_BYTES
 from llmserve.server import grammars
 from llmserve.server.errors import shown
+from llmserve.server.protocol.values import check_count
+from llmserve.server.streaming import encode
 
 MAX_CHOICES = 500  # of one grammar: a thousand are more than its parser takes at a time
 MAX_NAME_CHARS = 64
@@ -80,12 +83,8 @@ def checked_structured_outputs(value: Any) -> Form | None:
         return Form(grammars.choice(_choices(wanted, at)), at)
     if not isinstance(wanted, str) or not wanted:
         raise RequestError(f"{at} must be a string that is not empty.", param=at)
-    try:
-        return Form(grammars.regex(wanted) if kind == "regex" else grammars.lark(wanted), at)
-    except UnicodeEncodeError:
-        raise RequestError(
-            f"{at} has half of a surrogate pair, which no text can have; leave it out.", param=at
-        ) from None
+    _check_size(len(wanted), at)
+    return Form(grammars.regex(wanted) if kind == "regex" else grammars.lark(wanted), at)
 
 
 def the_one(*forms: Form | None) -> Form | None:
@@ -102,6 +101,7 @@ def the_one(*forms: Form | None) -> Form | None:
 def _schema_grammar(schema: Any, at: str) -> str:
     """`schema`: an object, or JSON as text."""
     if isinstance(schema, str):
+        _check_size(len(schema), at)
         try:
             schema = json.loads(schema)
         except (ValueError, RecursionError):
@@ -109,9 +109,12 @@ def _schema_grammar(schema: Any, at: str) -> str:
     if not isinstance(schema, dict | bool):
         raise RequestError(f"{at} must have a JSON schema, which is an object, not {shown(schema)}.", param=at)
     try:
+        _check_size(len(encode(schema)), at)
         return grammars.json_schema(schema)
     except RequestError as e:
         raise RequestError(str(e), param=at) from None
+    except UnicodeEncodeError:  # of a schema that is a string
+        raise RequestError(f"{at} has half of a surrogate pair, which is not valid Unicode.", param=at) from None
     except (ValueError, RecursionError):
         raise RequestError(
             f"{at} has a JSON schema that cannot be written: it is nested too deeply.", param=at
@@ -119,11 +122,17 @@ def _schema_grammar(schema: Any, at: str) -> str:
 
 
 def _choices(value: Any, at: str) -> list[str]:
+    check_count(value if isinstance(value, list) else (), MAX_CHOICES, "texts", at)
     if not isinstance(value, list) or not value or not all(isinstance(text, str) and text for text in value):
         raise RequestError(f"{at} must be a list of texts that are not empty.", param=at)
-    if len(value) > MAX_CHOICES:
-        raise RequestError(f"{at} has {len(value)} texts; at most {MAX_CHOICES} are possible.", param=at)
+    _check_size(sum(map(len, value)), at)
     return value
+
+
+def _check_size(size: int, at: str) -> None:
+    """Before a grammar is written of it, which is no smaller."""
+    if size > MAX_BYTES:
+        raise RequestError(f"{at} has {size} characters, and at most {MAX_BYTES} are possible.", param=at)
 
 
 def _only(value: dict[str, Any], known: set[str], at: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from llmserve.errors import RequestError
 from llmserve.server.errors import shown
+from llmserve.server.protocol.values import check_count
 
 MAX_TOOLS = 1024
 MAX_NAME_CHARS = 256
@@ -52,7 +53,7 @@ def tool_use(
     tools: Sequence[Mapping[str, Any]] | None, choice: ToolChoice | None, parallel: bool | None
 ) -> ToolUse | None:
     """None where the model is not to be told of any. Of a tool that is chosen by its name there is one call."""
-    if choice in ("required",) or isinstance(choice, NamedTool):
+    if choice == "required" or isinstance(choice, NamedTool):
         functions = [tool["function"] for tool in tools or ()]
         if isinstance(choice, NamedTool):
             functions = [function for function in functions if function["name"] == choice.name]
@@ -71,8 +72,7 @@ def checked_tools(value: Any) -> Any:
         return None
     if not isinstance(value, list):
         raise RequestError("tools must be a list of tools.", param="tools")
-    if len(value) > MAX_TOOLS:
-        raise RequestError(f"tools has {len(value)} tools; at most {MAX_TOOLS} are possible.", param="tools")
+    check_count(value, MAX_TOOLS, "tools", "tools")
     for i, tool in enumerate(value):
         function = tool.get("function") if isinstance(tool, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from typing import Any
 
 from llmserve.errors import RequestError
@@ -11,7 +12,14 @@ MAX_STOPS = 16
 MAX_PROMPTS = 1024
 MAX_STOP_CHARS = 1000
 MAX_IDS = 2**20
-"""Of one list: more than any context holds, and few enough to look at each without holding up other requests."""
+"""Of one list, and of all prompts of a call: more than any context holds, and few enough to look at each without
+holding up other requests."""
+
+
+def check_count(values: Sized, most: int, kind: str, at: str) -> None:
+    """Before each is looked at, which would hold up other requests. `kind`: what they are, in the plural."""
+    if len(values) > most:
+        raise RequestError(f"{at} has {len(values)} {kind}; at most {most} are possible.", param=at)
 
 
 def checked_stops(value: Any) -> Any:
@@ -66,6 +74,9 @@ def texts_or_ids(value: Any, param: str) -> list[str | list[int]]:
         raise RequestError(f"{param} is an empty list; give at least one {param}.", param=param)
     if len(given) > MAX_PROMPTS:
         raise RequestError(f"{param} has {len(given)} {param}s; at most {MAX_PROMPTS} are possible.", param=param)
+    ids = sum(len(each) for each in given if isinstance(each, list))
+    if ids > MAX_IDS:
+        raise RequestError(f"{param} has {ids} token ids in all; at most {MAX_IDS} are possible.", param=param)
     for each in given:
         if not isinstance(each, str | list):
             raise RequestError(

@@ -1,0 +1,57 @@
+"""A request's body as JSON in which every string is a text.
+
+JSON can write half of a surrogate pair (`"\\ud800"`), which no UTF-8 has: it could be neither tokenised nor told again.
+It is refused here, before anyone has to think of it. Knows no endpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from llmserve.errors import RequestError
+from llmserve.server.streaming import encode
+
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+"""Of a pair, most often: clients in Python write all beyond ASCII so."""
+
+
+def read_json(raw: bytes) -> Any:
+    """RequestError where a string is no text; of other bodies that are no JSON in UTF-8 what Python raises."""
+    text = raw.decode("utf-8-sig")
+    data = json.loads(text)
+    if SURROGATE.search(text):
+        for name, value in data.items() if isinstance(data, dict) else [("The body", data)]:
+            _check_texts(name, value)
+    return data
+
+
+def _check_texts(name: str, value: Any) -> None:
+    try:
+        encode([name, value])  # in C: there may be millions of strings
+    except UnicodeEncodeError:
+        raise RequestError(
+            f"{name[:100]} has half of a surrogate pair, which is not valid Unicode; remove it.", param=name
+        ) from None
+
+
+class JsonRoute(APIRoute):
+    """A route whose body FastAPI reads by `read_json`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            return await handle(_JsonRequest(request.scope, request.receive))
+
+        return handler
+
+
+class _JsonRequest(Request):
+    async def json(self) -> Any:
+        return read_json(await self.body())

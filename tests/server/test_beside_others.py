@@ -1,0 +1,55 @@
+"""What takes long is done in a thread, so that others get their tokens meanwhile; short answers are not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from llmserve.server import embeddings
+from llmserve.server.openai_format import CompletionFormat
+
+from .chunks import put_together, stream
+from .conftest import Front
+from .fake_engine import wait_for
+
+
+def loops_thread(front: Front) -> int:
+    told: list[int] = []
+    front.loop.call_soon_threadsafe(lambda: told.append(threading.get_ident()))
+    return wait_for(lambda: told)[0]
+
+
+def watched(function: Callable[..., Any], threads: list[int]) -> Callable[..., Any]:
+    def watching(*args: Any) -> Any:
+        threads.append(threading.get_ident())
+        return function(*args)
+
+    return watching
+
+
+@pytest.mark.parametrize("n", [1, 120])
+def test_echoes_are_told_of_in_a_thread_where_they_are_long(
+    front: Front, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    for name in ("opening", "body"):
+        monkeypatch.setattr(CompletionFormat, name, watched(getattr(CompletionFormat, name), threads))
+    body: dict[str, Any] = {"prompt": [5] * 40, "n": n, "max_tokens": 1, "seed": 0, "echo": True}
+    whole = front.complete(**body)
+    assert put_together(stream(front, "/v1/completions", **body), n) == whole["choices"]
+    assert [thread != loops_thread(front) for thread in threads] == [n > 1] * 2
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_vectors_are_written_in_a_thread_where_there_are_many(
+    front: Front, many: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr(embeddings, "_in_floats", watched(embeddings._in_floats, threads))
+    monkeypatch.setattr(embeddings, "MANY_BYTES", 32 if many else 64)
+    told = front.post("/v1/embeddings", input=["hi", "you"]).json()
+    assert [len(entry["embedding"]) for entry in told["data"]] == [8, 8]
+    assert [thread != loops_thread(front) for thread in threads] == [many] * 2
