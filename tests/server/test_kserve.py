@@ -57,7 +57,7 @@ def test_a_stream_put_together_is_the_whole_answer(front: Front, name: str) -> N
     head = {"model_name": "tiny", "model_version": "1"} | ({"id": body["id"]} if "id" in body else {})
     assert answer == {**head, "text_output": choice["text"], "finish_reason": choice["finish_reason"]}
     assert "".join(part["text_output"] for part in parts) == choice["text"]
-    assert len(parts) > 1  # what comes at once is one part
+    assert len(parts) >= 2, "how many is a matter of how fast they are read"
     assert parts[-1] == {**head, "text_output": "", "finish_reason": choice["finish_reason"]}
     assert all(part.keys() == {*head, "text_output"} for part in parts[:-1])
 
