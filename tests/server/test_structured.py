@@ -124,7 +124,7 @@ def nested(depth: int) -> dict[str, Any]:
             {"structured_outputs": {"json": {"patternProperties": {f"{i}.*": {} for i in range(65)}}}},
             "structured_outputs.json",
         ),
-        ({"structured_outputs": {"regex": "\ud800"}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"regex": "\ud800"}}, "structured_outputs"),
         ({"structured_outputs": {"json": {"enum": ["x" * 300_000]}}}, "structured_outputs.json"),
         ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex"),
         ({"structured_outputs": {"regex": "(a"}}, "structured_outputs.regex"),
