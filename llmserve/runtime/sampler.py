@@ -18,7 +18,11 @@ from llmserve.scheduler.plan import Sampled
 
 _MASK = 2**64 - 1
 _NOT_NUMBERS = Sampled(0, error="the model computed logits that are not numbers.")
-_NO_TOKEN = Sampled(0, error="the request's parameters leave no token that could come next.", refused=True)
+_NO_TOKEN = Sampled(
+    0,
+    error="The request's parameters leave no token that could come next; loosen them.",
+    refused=True,
+)
 
 
 class Want(NamedTuple):

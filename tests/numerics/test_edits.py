@@ -138,7 +138,7 @@ def test_where_no_token_is_left_the_row_says_so_and_no_other_does(sampler: Sampl
     plain = sampler.prepare([Want(params, 9)] * 3)(rows)
     none = Edits(allowed=mask_of([5], 70), banned=array("i", [5]))
     got = sampler.prepare([Want(params, 9, edits=none if i == 1 else None) for i in range(3)])(rows)
-    assert got[1].error == "the request's parameters leave no token that could come next."
+    assert got[1].error == "The request's parameters leave no token that could come next; loosen them."
     assert [got[0], got[2]] == [plain[0], plain[2]]
 
 

@@ -469,4 +469,4 @@ def test_a_long_queue_costs_nothing() -> None:
     for request_id in range(count // 2, count):
         assert scheduler.abort(request_id) is not None
     assert scheduler.num_waiting == count // 2 - 1
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 10  # of which it takes 1; walking the queue for each abort takes 20 and more
