@@ -17,7 +17,7 @@ from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 
 from llmserve.request import Finish, TokenLogprobs
-from llmserve.server.errors import answer
+from llmserve.server.errors import ErrorAnswer, answer
 from llmserve.server.generation import Delta, Generation, Job, Token, Usage
 from llmserve.server.streaming import DONE, PING_S, EventStreamResponse, encode, event, until_disconnect
 
@@ -152,11 +152,16 @@ async def _chunks(generation: Generation, format: Format, continuous_usage: bool
             yield event(format.usage_chunk(generation.usage))
     except Exception as e:
         # The status is sent; what is left is to say so in the stream, and to end it as every stream ends.
-        problem = answer(e)
-        if problem.code == "internal_error":
-            logger.exception("A stream ended in an error")
-        yield event(problem.body())
+        yield event(problem_of(e).body())
     yield DONE
+
+
+def problem_of(error: Exception) -> ErrorAnswer:
+    """What a stream says of the error that ends it; where that is ours, the log has it."""
+    problem = answer(error)
+    if problem.code == "internal_error":
+        logger.error("A stream ended in an error", exc_info=error)
+    return problem
 
 
 class _UsageSoFar:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Iterable
 
 from fastapi import APIRouter, Request, Response
 
 from llmserve.errors import RequestError
 from llmserve.server.asked import ask
-from llmserve.server.errors import answer
 from llmserve.server.generation import Generation
 from llmserve.server.json_body import JsonRoute
 from llmserve.server.protocol.responses import ResponsesBody
-from llmserve.server.respond import respond_whole
+from llmserve.server.respond import problem_of, respond_whole
 from llmserve.server.response_items import Event
 from llmserve.server.responses_format import ResponsesFormat
 from llmserve.server.serving import Serving
 from llmserve.server.streaming import EventStreamResponse, encode
 from llmserve.tokenizer import Conversation
-
-logger = logging.getLogger(__name__)
 
 EFFORT = "reasoning_effort"
 """What chat, and so a template, calls `reasoning.effort`."""
@@ -96,10 +92,7 @@ async def _events(generation: Generation, format: ResponsesFormat, opening: byte
                 yield told
         yield _encoded(format.ending(generation.usage))
     except Exception as e:
-        problem = answer(e)
-        if problem.code == "internal_error":
-            logger.exception("A stream ended in an error")
-        yield _encoded(format.failure(problem))
+        yield _encoded(format.failure(problem_of(e)))
 
 
 def _encoded(events: Iterable[Event]) -> bytes:

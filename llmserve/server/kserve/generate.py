@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 from llmserve.errors import RequestError
-from llmserve.server.errors import answer
 from llmserve.server.generation import Generation
 from llmserve.server.kserve.inference import TEXT_OUTPUT, completion
 from llmserve.server.kserve.protocol import GenerateBody
 from llmserve.server.kserve.statistics import Statistics
 from llmserve.server.protocol.completion import CompletionBody
-from llmserve.server.respond import Whole
+from llmserve.server.respond import Whole, problem_of
 from llmserve.server.streaming import event
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +36,7 @@ class GenerateFormat:
                         yield event(self._part(delta.text))
             yield event(self.body(whole if at_once else Whole(0, finish=whole.finish)))
         except Exception as e:
-            problem = answer(e)
-            if problem.code == "internal_error":
-                logger.exception("A stream ended in an error")
-            yield event(problem.sentence())
+            yield event(problem_of(e).sentence())
 
     def _part(self, text: str) -> dict[str, Any]:
         return self.head | {TEXT_OUTPUT: text}

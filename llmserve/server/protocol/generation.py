@@ -8,10 +8,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 
 from llmserve.errors import RequestError
 from llmserve.request import MAX_LOGPROBS
-from llmserve.server.errors import shown
 from llmserve.server.protocol.choosing import checked_allowed_token_ids, checked_bad_words, checked_logit_bias
 from llmserve.server.protocol.structured import Form, checked_response_format, checked_structured_outputs, the_one
-from llmserve.server.protocol.unsupported import ASKS_FOR_NOTHING, WITHOUT_EFFECT, unknown_parameter
+from llmserve.server.protocol.unsupported import ASKS_FOR_NOTHING, WITHOUT_EFFECT, unknown_parameter, what_counts
 from llmserve.server.protocol.values import checked_stop_token_ids, checked_stops
 
 MAX_CHOICES = 128
@@ -77,22 +76,7 @@ class GenerationBody(BaseModel):
     def _drop_what_asks_for_nothing(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        kept = {}
-        for name, value in data.items():
-            if name in cls.model_fields:
-                kept[name] = value
-            elif name in WITHOUT_EFFECT:
-                continue
-            elif name in ASKS_FOR_NOTHING:
-                if value is not None and value not in ASKS_FOR_NOTHING[name]:
-                    raise RequestError(
-                        f"{name} is not supported, got {shown(value)}; leave it out.",
-                        param=name,
-                        code="unsupported_parameter",
-                    )
-            else:
-                raise unknown_parameter(name)
-        return kept
+        return what_counts(data, cls.model_fields, WITHOUT_EFFECT, ASKS_FOR_NOTHING)
 
     @model_validator(mode="after")
     def _stream_options_need_a_stream(self) -> GenerationBody:

@@ -19,7 +19,7 @@ from llmserve.server.protocol.tools import (
     checked_tools,
     tool_use,
 )
-from llmserve.server.protocol.unsupported import unknown_parameter
+from llmserve.server.protocol.unsupported import what_counts
 from llmserve.server.protocol.values import check_count
 
 WITHOUT_EFFECT = frozenset(
@@ -157,20 +157,7 @@ class ResponsesBody(BaseModel):
                 param="previous_response_id",
                 code="unsupported_parameter",
             )
-        kept = {}
-        for name, value in data.items():
-            if name in cls.model_fields:
-                kept[name] = value
-            elif name in ASKS_FOR_NOTHING:
-                if value is not None and value not in ASKS_FOR_NOTHING[name]:
-                    raise RequestError(
-                        f"{name} is not supported, got {shown(value)}; leave it out.",
-                        param=name,
-                        code="unsupported_parameter",
-                    )
-            elif name not in WITHOUT_EFFECT and name != "previous_response_id":
-                raise unknown_parameter(name)
-        return kept
+        return what_counts(data, cls.model_fields, WITHOUT_EFFECT | {"previous_response_id"}, ASKS_FOR_NOTHING)
 
     @model_validator(mode="after")
     def _tools_are_there(self) -> ResponsesBody:

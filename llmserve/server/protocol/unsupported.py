@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from llmserve.errors import RequestError
+from llmserve.server.errors import shown
 
 WITHOUT_EFFECT = frozenset(
     {"user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"}
@@ -48,3 +50,26 @@ def unknown_parameter(name: str) -> RequestError:
     return RequestError(
         f"{name[:100]} is not a parameter of this endpoint; leave it out.", param=name, code="unknown_parameter"
     )
+
+
+def what_counts(
+    data: dict[str, Any],
+    used: Collection[str],
+    without_effect: Collection[str],
+    asks_for_nothing: Mapping[str, tuple[Any, ...]],
+) -> dict[str, Any]:
+    """A body's parameters that are used. RequestError for the first that is unknown, or asks for what there is not."""
+    kept = {}
+    for name, value in data.items():
+        if name in used:
+            kept[name] = value
+        elif name in asks_for_nothing:
+            if value is not None and value not in asks_for_nothing[name]:
+                raise RequestError(
+                    f"{name} is not supported, got {shown(value)}; leave it out.",
+                    param=name,
+                    code="unsupported_parameter",
+                )
+        elif name not in without_effect:
+            raise unknown_parameter(name)
+    return kept
