@@ -10,6 +10,8 @@ set -eu
 : "${LWS_GROUP_SIZE:?is not set: start this as the leader of a LeaderWorkerSet}"
 patience=${LLMSERVE_HOSTS_TIMEOUT:-900} # seconds until all hosts have to be there
 
+trap 'exit 143' TERM INT # PID 1 ignores what it has no trap for
+
 leader=${LWS_LEADER_ADDRESS%%.*}
 domain=${LWS_LEADER_ADDRESS#"$leader"}
 hosts=$LWS_LEADER_ADDRESS:1
