@@ -26,6 +26,8 @@ for line in urllib.request.urlopen(request, timeout=60):
     print(line.decode().strip(), flush=True)
 """
 
+SETS = "from llmserve.ops.cpu import instruction_sets; print(*(found.name for found in instruction_sets()))"
+
 
 def ask_command(url: str, max_tokens: int = 40, *, on_and_on: bool = False) -> list[str]:
     """Streams a chat from within a container, line by line as it comes."""
@@ -82,6 +84,10 @@ def _hold(server: Container, image: Image) -> None:
     assert who.stdout.split()[0] == image.user.partition(":")[0], f"it runs as {who.stdout!r}, not as {image.user}."
     written = server.enter(["sh", "-c", "touch /opt/llmserve/x"])
     assert written.returncode != 0, "the root is not read-only."
+
+    sets = server.enter(["python", "-c", SETS])
+    assert sets.returncode == 0, sets.stderr
+    print("  instruction sets of its kernels that this processor has:", sets.stdout.strip())
 
     asked = server.enter(ask_command("http://127.0.0.1:8000"))
     assert asked.returncode == 0, asked.stderr
