@@ -53,6 +53,15 @@ def test_the_images_are_checked_alike() -> None:
     assert len({final(file)[1]["HEALTHCHECK"] for file in DOCKERFILES}) == 1
 
 
+def test_what_is_tried_on_cpus_is_what_gpus_get() -> None:
+    """Dockerfiles cannot share text. But for torch and what lets GPUs in, that of CUDA is the one that is tried."""
+    cpu, cuda = ({s.name: s.instructions for s in read_stages(DOCKER / f"Dockerfile.{k}", {})} for k in ("cpu", "cuda"))
+    for stage in ("python", "build", "server"):
+        other = [(i.name, i.text) for i in cpu[stage]]
+        differs = [i.text for i in cuda[stage] if (i.name, i.text) not in other]
+        assert all("torch" in text or "NVIDIA" in text for text in differs), differs
+
+
 @each
 def test_what_is_copied_is_in_the_context(file: Path) -> None:
     context = {Path(path) for path in allowed_paths(ROOT)}
