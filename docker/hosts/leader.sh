@@ -42,7 +42,7 @@ while kill -0 $mpirun 2>/dev/null; do
     code=0
     wait $mpirun || code=$?
 done
-# Of a host that is lost mpirun tells, and then exits with 0.
+# Of a host that is lost mpirun tells, and then may exit with 0.
 if [ "$code" -eq 0 ] && ! $stopping; then
     echo "leader: mpirun ended without having been asked to." >&2
     code=1
