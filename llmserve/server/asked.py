@@ -12,6 +12,7 @@ from llmserve.server.answers.reader import AnswerReader
 from llmserve.server.answers.reasoning.form import ReasoningForm
 from llmserve.server.answers.tools.form import ToolForm, openai_id
 from llmserve.server.generation import Job
+from llmserve.server.grammars import lark
 from llmserve.server.protocol.structured import Form
 from llmserve.server.protocol.tools import ToolUse
 from llmserve.server.serving import Serving
@@ -71,7 +72,7 @@ class Reading:
             answers, others = [*answers, "@wanted"], [{**first, "name": "wanted"}, *others]
         start = f"start: {'reasoning ' if reasoning else ''}({' | '.join(answers)})"
         rules = [start, *(reasoning or ()), *(called.rules if called else ())]
-        grammars = [{"lark_grammar": "\n".join(rules)}, *others]
+        grammars = [*json.loads(lark("\n".join(rules)))["grammars"], *others]
         return Form(json.dumps({"grammars": grammars}), called.param if called else wanted.param if wanted else "")
 
 
