@@ -72,7 +72,7 @@ BESIDE_THE_STANDARD_LIBRARY = {
     "runtime": "torch",
     "check": "torch",
     "comm": "torch numpy mpi4py",
-    "checkpoint": "torch safetensors huggingface_hub",
+    "checkpoint": "torch safetensors huggingface_hub blake3",
     "checkpoint.build": "",
     "engine.messages": "msgspec",
     "engine.endpoint": "",
