@@ -15,6 +15,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from llmserve.errors import RequestError
+from llmserve.server.json_size import check_values
 from llmserve.server.streaming import encode
 
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -22,7 +23,9 @@ SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_json(raw: bytes) -> Any:
-    """RequestError where a string is no text; of other bodies that are no JSON in UTF-8 what Python raises."""
+    """RequestError where a string is no text, or there are too many values; of other bodies that are no JSON in UTF-8
+    what Python raises."""
+    check_values(raw)
     text = raw.decode("utf-8-sig")
     data = json.loads(text)
     if SURROGATE.search(text):
