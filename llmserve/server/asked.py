@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from llmserve.errors import RequestError
@@ -27,6 +27,7 @@ class Reading:
     reasoning: ReasoningForm | None = None
     keeps_reasoning: bool = True
     end_of_prompt: str = ""
+    mark_ids: Mapping[str, int] = field(default_factory=dict)  # of the special tokens that have to be in the text
 
     @property
     def finds_calls(self) -> bool:
@@ -37,11 +38,6 @@ class Reading:
         return self.reasoning is not None
 
     @property
-    def marks(self) -> tuple[str, ...]:
-        """Special tokens that have to be in the text, by name."""
-        return self.tools.marks if self.tools and self.use else ()
-
-    @property
     def new_call_id(self) -> Callable[[], str]:
         return self.tools.new_id if self.tools else openai_id
 
@@ -49,7 +45,7 @@ class Reading:
         """One answer's."""
         return AnswerReader(
             self.reasoning.parser(self.end_of_prompt) if self.reasoning else None,
-            self.tools.parser(self.use.names) if self.tools and self.use else None,
+            self.tools.parser(self.use.functions) if self.tools and self.use else None,
             one_call=self.use is not None and self.use.one_call,
             keeps_reasoning=self.keeps_reasoning,
         )
@@ -59,7 +55,7 @@ class Reading:
 
         Reasoning comes before either. Raises RequestError where there is no grammar for the model's calls.
         """
-        called = None if self.use is None else _called(self.tools, self.use, wanted)
+        called = None if self.use is None else _called(self.tools, self.use, self.mark_ids, wanted)
         if called is None and wanted is None:
             return None
         reasoning = self.reasoning.rules(self.end_of_prompt) if self.reasoning else None
@@ -106,10 +102,12 @@ async def ask(
     parts = tokenizer.chat.parts(conversation)
     last = parts[-1] if parts else ""
     end = last.text if isinstance(last, Text) else ""
-    reading = Reading(serving.forms.tools, use, serving.forms.reasoning, keeps_reasoning, end)
+    tools = serving.forms.tools
+    ids = tokenizer.token_ids(tools.marks if tools and use else ())
+    reading = Reading(tools, use, serving.forms.reasoning, keeps_reasoning, end, ids)
     grammar = await serving.grammar(reading.form(wanted))
     prompt = await serving.encode_parts(parts, param=param, cut=cut)
-    return Asked(prompt, reading, grammar, tokenizer.token_ids(reading.marks))
+    return Asked(prompt, reading, grammar, frozenset(ids.values()))
 
 
 class _Called(NamedTuple):
@@ -119,11 +117,11 @@ class _Called(NamedTuple):
     param: str
 
 
-def _called(form: ToolForm | None, use: ToolUse, wanted: Form | None) -> _Called | None:
+def _called(form: ToolForm | None, use: ToolUse, ids: Mapping[str, int], wanted: Form | None) -> _Called | None:
     """None where nothing is to be kept to: the model decides, and its calls are as it writes them."""
     many = not use.one_call
     if use.required:
-        rules = form.calls(use.required, many=many) if form else None
+        rules = form.calls(use.required, ids, many=many) if form else None
         if rules is None:
             raise RequestError(
                 "tool_choice can only be 'none' or 'auto' for this model: there is no grammar for its calls of tools.",
@@ -131,7 +129,7 @@ def _called(form: ToolForm | None, use: ToolUse, wanted: Form | None) -> _Called
             )
         return _Called(rules, "tool_choice")
     if wanted is not None:
-        rules = form.calls(use.functions, many=many) if form else None
+        rules = form.calls(use.functions, ids, many=many) if form else None
         if rules is None:
             raise RequestError(
                 f"{wanted.param} is not possible with tools for this model: there is no grammar for its calls of "
@@ -141,7 +139,7 @@ def _called(form: ToolForm | None, use: ToolUse, wanted: Form | None) -> _Called
         return _Called(rules, "tools")
     if not use.is_strict:
         return None
-    rules = form.answers(use.functions, many=many) if form else None
+    rules = form.answers(use.functions, ids, many=many) if form else None
     if rules is None:
         raise RequestError(
             "tools can only be strict for this model where tool_choice is 'required' or names one: there is no grammar "
