@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,11 +12,15 @@ from llmserve.errors import RequestError
 from llmserve.server.answers.reader import AnswerReader
 from llmserve.server.answers.reasoning.form import ReasoningForm
 from llmserve.server.answers.tools.form import ToolForm, openai_id
+from llmserve.server.deadline import Deadline
 from llmserve.server.generation import Job
 from llmserve.server.protocol.structured import Form
 from llmserve.server.protocol.tools import ToolUse
-from llmserve.server.serving import Serving
-from llmserve.tokenizer import Conversation, Text
+from llmserve.server.serving import LONG_TEXT, Serving
+from llmserve.server.streaming import encode
+from llmserve.tokenizer import Conversation, Part, Text
+
+MANY_MESSAGES = 256
 
 
 @dataclass(frozen=True)
@@ -77,10 +82,13 @@ class Asked:
     reading: Reading
     grammar: str | None
     shown: frozenset[int]  # special tokens that are text in the answer
+    deadline: Deadline
 
     def readable(self, job: Job) -> Job:
-        """With what the reading needs of the answer: those, and tokens where it is counted which are reasoning."""
-        return replace(job, shown=self.shown, wants_tokens=job.wants_tokens or self.reading.finds_reasoning)
+        """With what the reading needs of the answer: those, and tokens where it is counted which are reasoning. It has
+        the time that is left."""
+        wants_tokens = job.wants_tokens or self.reading.finds_reasoning
+        return replace(job, shown=self.shown, wants_tokens=wants_tokens, timeout=self.deadline.left)
 
 
 async def ask(
@@ -91,23 +99,35 @@ async def ask(
     *,
     keeps_reasoning: bool,
     param: str,
+    timeout: float | None,
     cut: bool = False,
 ) -> Asked:
-    """`wanted` is the form that the answer must have; `param` is what the conversation came in; `cut` as in
-    `Serving.encode`.
+    """`wanted` is the form that the answer must have; `param` is what the conversation came in; `timeout`: seconds that
+    the whole call may take; `cut` as in `Serving.encode`.
 
-    Raises RequestError where the model cannot be asked so.
+    Raises RequestError where the model cannot be asked so, and TooLateError.
     """
-    tokenizer = serving.need_tokenizer(param)
-    parts = tokenizer.chat.parts(conversation)
-    last = parts[-1] if parts else ""
-    end = last.text if isinstance(last, Text) else ""
-    tools = serving.forms.tools
-    ids = tokenizer.token_ids(tools.marks if tools and use else ())
-    reading = Reading(tools, use, serving.forms.reasoning, keeps_reasoning, end, ids)
-    grammar = await serving.grammar(reading.form(wanted))
+    deadline = Deadline(timeout)
+    tokenizer, forms = serving.need_tokenizer(param), serving.forms
+    ids = tokenizer.token_ids(forms.tools.marks if forms.tools and use else ())
+
+    def put() -> tuple[list[Part], Reading, Form | None]:
+        parts = tokenizer.chat.parts(conversation)
+        last = parts[-1] if parts else ""
+        end = last.text if isinstance(last, Text) else ""
+        reading = Reading(forms.tools, use, forms.reasoning, keeps_reasoning, end, ids)
+        return parts, reading, reading.form(wanted)
+
+    parts, reading, form = await asyncio.to_thread(put) if _is_long(conversation) else put()
+    grammar = await serving.grammar(form, deadline)
     prompt = await serving.encode_parts(parts, param=param, cut=cut)
-    return Asked(prompt, reading, grammar, frozenset(ids.values()))
+    return Asked(prompt, reading, grammar, frozenset(ids.values()), deadline)
+
+
+def _is_long(conversation: Conversation) -> bool:
+    """Whether putting it as a template does, and making a grammar of its tools, would hold up other requests."""
+    tools = conversation.tools
+    return len(conversation.messages) > MANY_MESSAGES or (tools is not None and len(encode(tools)) > LONG_TEXT)
 
 
 class _Called(NamedTuple):

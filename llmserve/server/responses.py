@@ -36,7 +36,13 @@ def responses_routes(serving: Serving) -> APIRouter:
         )
         try:
             asked = await ask(
-                serving, conversation(body), body.tool_use, body.form, keeps_reasoning=True, param="input"
+                serving,
+                conversation(body),
+                body.tool_use,
+                body.form,
+                keeps_reasoning=True,
+                param="input",
+                timeout=body.timeout,
             )
         except RequestError as e:
             if e.param != EFFORT:
