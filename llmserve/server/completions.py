@@ -23,7 +23,8 @@ def completion_routes(serving: Serving) -> APIRouter:
     @routes.post("/v1/completions")
     async def completions(body: CompletionBody, request: Request) -> Response:
         deadline = Deadline(body.timeout)
-        serving.check(body, prompts=len(body.prompt), prompt_param="prompt", limit=body.max_tokens, known=body.prompt)
+        limit = 1 if body.max_tokens == 0 else body.max_tokens  # the engine makes at least one
+        serving.check(body, prompts=len(body.prompt), prompt_param="prompt", limit=limit, known=body.prompt)
         special = body.add_special_tokens is not False
         texts = [prompt for prompt in body.prompt if isinstance(prompt, str)]
         encoded = iter(
@@ -38,7 +39,7 @@ def completion_routes(serving: Serving) -> APIRouter:
             body,
             prompts,
             prompt_param="prompt",
-            limit=body.max_tokens,
+            limit=limit,
             limit_param="max_tokens",
             default_limit=DEFAULT_MAX_TOKENS,
             logprobs=body.logprobs,
@@ -59,7 +60,7 @@ def completion_routes(serving: Serving) -> APIRouter:
         )
         return await respond(
             request,
-            serving.start(replace(job, timeout=deadline.left)),
+            serving.start(replace(job, generates=body.max_tokens != 0, timeout=deadline.left)),
             format,
             stream=bool(body.stream),
             continuous_usage=body.continuous_usage,
