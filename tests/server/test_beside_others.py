@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmserve.server import embeddings
+from llmserve.server import embeddings, json_body
 from llmserve.server.openai_format import CompletionFormat
 from llmserve.tokenizer.prompts.template import TemplatePrompt
 
@@ -65,4 +65,12 @@ def test_tools_are_told_of_in_a_thread_where_there_is_much_of_them(
     function = {"name": "f", "parameters": {"description": "x" * (30_000 if long else 3)}}
     asked: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
     front.post("/v1/chat/completions", **asked, tools=[{"type": "function", "function": function}])
+    assert [thread != loops_thread(front) for thread in threads] == [long]
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_long_bodies_are_read_in_a_thread(front: Front, long: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr(json_body, "read_json", watched(json_body.read_json, threads))
+    front.complete(max_tokens=1, user="x" * json_body.LONG_BODY if long else "x")
     assert [thread != loops_thread(front) for thread in threads] == [long]
