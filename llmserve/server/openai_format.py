@@ -68,8 +68,7 @@ class OpenAIFormat(ABC):
         return chunks
 
     def chunks(self, delta: Delta) -> list[dict[str, Any]]:
-        prompt = delta.index // self.n
-        if prompt not in self._held:
+        if not self._held or (prompt := delta.index // self.n) not in self._held:
             return self._chunks_of(delta)
         held = self._held[prompt]
         held.append(delta)

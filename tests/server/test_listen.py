@@ -108,7 +108,9 @@ def test_a_request_that_begins_behind_a_large_body_may_come_in_pieces(front: Fro
             connection.sendall(POST.replace(b"100", str(len(body)).encode()) + body + HEALTH[:9])
             answer = b""
             while b"text_completion" not in answer:
-                answer += connection.recv(65536)
+                more = connection.recv(65536)
+                assert more, answer
+                answer += more
             assert healthy(connection, HEALTH[9:])
 
 
