@@ -20,6 +20,7 @@ class CallParser(TextMachine, ABC):
         self._calls = 0
         self._after_call = False  # nothing but white space came since the last call
         self._searched = 0  # of `_text`, for the marker behind a call
+        self._object = ObjectScan()
 
     @abstractmethod
     def _opened(self, space: str) -> None:
@@ -55,6 +56,14 @@ class CallParser(TextMachine, ABC):
         self._calls += 1
         self._before = ""
         self._after_call = True
+        self._object = ObjectScan()
+
+    def _take_object(self) -> bool:
+        """More of the arguments, passed on as the JSON object that they are written as; whether that is whole."""
+        size = self._object.take(self._text)
+        self._add_arguments(self._text[:size])
+        self._text = self._text[size:]
+        return self._object.is_whole
 
     def _add_arguments(self, text: str) -> None:
         if text:
@@ -64,3 +73,30 @@ class CallParser(TextMachine, ABC):
         if text:
             self._after_call = False
             self._parts.append(self._content(text))
+
+
+class ObjectScan:
+    """Finds the end of a JSON object: brackets are counted, those in strings not."""
+
+    def __init__(self) -> None:
+        self.is_whole = False
+        self._depth = 0
+        self._in_string = False
+        self._escaped = False
+
+    def take(self, text: str) -> int:
+        """How many of the characters that come next are the object's."""
+        for position, char in enumerate(text, start=1):
+            if self._in_string:
+                self._in_string = self._escaped or char != '"'
+                self._escaped = char == "\\" and not self._escaped
+            elif char == '"':
+                self._in_string = True
+            elif char in "{[":
+                self._depth += 1
+            elif char in "}]":
+                self._depth -= 1
+                if self._depth == 0:
+                    self.is_whole = True
+                    return position
+        return len(text)

@@ -11,7 +11,6 @@ from llmserve.server.answers.parts import Parser
 from llmserve.server.answers.tools.choices import anything_but, one_of, pattern
 from llmserve.server.answers.tools.first_line import AGAIN, FirstLineCalls
 from llmserve.server.answers.tools.form import Function, names_of, openai_id
-from llmserve.server.answers.tools.json_calls import ObjectScan
 from llmserve.server.grammars import literal
 from llmserve.tokenizer import ChatPrompt
 
@@ -55,14 +54,10 @@ class Glm4Calls(FirstLineCalls):
             return self._no_call()
         self._begin(self._name)
         self._text = text
-        self._arguments = ObjectScan()
         self._state = self._in_arguments
         return True
 
     def _in_arguments(self) -> bool:
-        size = self._arguments.take(self._text)
-        self._add_arguments(self._text[:size])
-        self._text = self._text[size:]
-        if self._arguments.is_whole:
+        if is_whole := self._take_object():
             self._state = self._in_content
-        return self._arguments.is_whole
+        return is_whole

@@ -11,37 +11,11 @@ Source: the models' chat templates, which write texts as they are, and all else 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 
-from llmserve.server.answers.parts import Parser
-from llmserve.server.answers.tools.form import Function, openai_id
-from llmserve.server.answers.tools.tagged_calls import TaggedCalls
-from llmserve.tokenizer import ChatPrompt
+from llmserve.server.answers.tools.tagged_calls import TaggedForm
 
 NAME = re.compile(r"\s*([^\s<]+)\s*")
-ARGUMENT = re.compile(r"<arg_key>(.*?)</arg_key>\s*<arg_value>(.*?)</arg_value>\s*", re.DOTALL)
-
-
-class Glm45:
-    """See `form.ToolForm`."""
-
-    name = "glm45"
-    marks = ()
-
-    def is_of(self, chat: ChatPrompt) -> bool:
-        return "<arg_key>" in chat.template
-
-    def parser(self, functions: Sequence[Function]) -> Parser:
-        return TaggedCalls(_read, functions)
-
-    def calls(self, functions: Sequence[Function], ids: Mapping[str, int], *, many: bool) -> list[str] | None:
-        return None
-
-    def answers(self, functions: Sequence[Function], ids: Mapping[str, int], *, many: bool) -> list[str] | None:
-        return None
-
-    def new_id(self) -> str:
-        return openai_id()
+ARGUMENT = re.compile(r"<arg_key>([^<]*)</arg_key>\s*<arg_value>(.*?)</arg_value>\s*", re.DOTALL)
 
 
 def _read(text: str) -> tuple[str, dict[str, str]] | None:
@@ -53,3 +27,6 @@ def _read(text: str) -> tuple[str, dict[str, str]] | None:
         arguments[argument[1].strip()] = argument[2]
         at = argument.end()
     return (name[1], arguments) if at == len(text) else None
+
+
+GLM45 = TaggedForm("glm45", ("<arg_key>",), _read)

@@ -90,7 +90,6 @@ class JsonCalls(CallParser):
         self._names = names
         self._head = syntax.first_head
         self._needs_name = False  # only a tool's name makes it a call
-        self._arguments = ObjectScan()
 
     def _answer_begins(self) -> bool:
         text = self._text.lstrip()
@@ -122,7 +121,6 @@ class JsonCalls(CallParser):
                 return self._no_call()
             self._begin(name)
             self._text = self._text[at:]
-            self._arguments = ObjectScan()
             self._state = self._in_arguments
             return True
         if not self._ended and self._head.may_follow(self._text):
@@ -147,12 +145,9 @@ class JsonCalls(CallParser):
         return True
 
     def _in_arguments(self) -> bool:
-        size = self._arguments.take(self._text)
-        self._add_arguments(self._text[:size])
-        self._text = self._text[size:]
-        if self._arguments.is_whole:
+        if is_whole := self._take_object():
             self._state = self._call_ends
-        return self._arguments.is_whole
+        return is_whole
 
     def _call_ends(self) -> bool:
         """Closing braces, as many as there are, and what stands behind a call."""
@@ -172,33 +167,6 @@ class JsonCalls(CallParser):
             self._text = text[len(closing) :]
         self._state = self._in_content
         return True
-
-
-class ObjectScan:
-    """Finds the end of a JSON object: brackets are counted, those in strings not."""
-
-    def __init__(self) -> None:
-        self.is_whole = False
-        self._depth = 0
-        self._in_string = False
-        self._escaped = False
-
-    def take(self, text: str) -> int:
-        """How many of the characters that come next are the object's."""
-        for position, char in enumerate(text, start=1):
-            if self._in_string:
-                self._in_string = self._escaped or char != '"'
-                self._escaped = char == "\\" and not self._escaped
-            elif char == '"':
-                self._in_string = True
-            elif char in "{[":
-                self._depth += 1
-            elif char in "}]":
-                self._depth -= 1
-                if self._depth == 0:
-                    self.is_whole = True
-                    return position
-        return len(text)
 
 
 def _call(text: str) -> tuple[str, str] | None:

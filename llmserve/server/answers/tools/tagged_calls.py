@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from llmserve.server.answers.parts import Parser
 from llmserve.server.answers.tools.call_parser import CallParser
-from llmserve.server.answers.tools.form import Function
+from llmserve.server.answers.tools.form import Function, openai_id
+from llmserve.tokenizer import ChatPrompt
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
 
@@ -22,6 +25,31 @@ NAMES = {"True": True, "False": False, "None": None}
 
 KINDS = {str: {"string"}, bool: {"boolean"}, int: {"integer", "number"}, float: {"number"}, type(None): {"null"},
          list: {"array"}, dict: {"object"}}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TaggedForm:
+    """See `form.ToolForm`. There are no grammars for such calls."""
+
+    name: str
+    tags: tuple[str, ...]  # which a template has that shows them to a model
+    read: Read
+    marks: tuple[str, ...] = ()
+
+    def is_of(self, chat: ChatPrompt) -> bool:
+        return all(tag in chat.template for tag in (OPENING, *self.tags))
+
+    def parser(self, functions: Sequence[Function]) -> Parser:
+        return TaggedCalls(self.read, functions)
+
+    def calls(self, functions: Sequence[Function], ids: Mapping[str, int], *, many: bool) -> list[str] | None:
+        return None
+
+    def answers(self, functions: Sequence[Function], ids: Mapping[str, int], *, many: bool) -> list[str] | None:
+        return None
+
+    def new_id(self) -> str:
+        return openai_id()
 
 
 class TaggedCalls(CallParser):
