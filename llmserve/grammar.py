@@ -193,4 +193,5 @@ def _sentence(error: str) -> str:
     line = (error.strip().splitlines() or ["it is too complex"])[0]
     if line.startswith("panic:"):  # followed by what is for the library's authors
         line = "it is nothing that the grammar library can follow"
-    return line.removesuffix(".")[:300] + "."
+    printable = "".join(char if char.isprintable() else " " for char in line[:300])
+    return printable.removesuffix(".") + "."
