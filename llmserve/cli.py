@@ -10,15 +10,23 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from llmserve import __version__
 from llmserve.bench.options import OfflineOptions, ServeOptions, TargetOptions, check_target
 from llmserve.cli_groups import SectionedCommand, grouped
-from llmserve.cli_options import BuildOptions, EngineOptions, ModelOptions, ServerOptions
-from llmserve.errors import ConfigError, LlmserveError
+from llmserve.cli_options import (
+    BackendChoice,
+    BuildOptions,
+    EngineOptions,
+    MachineOptions,
+    ModelOptions,
+    PlannedOptions,
+    ServerOptions,
+)
+from llmserve.errors import LlmserveError
 
 app = typer.Typer(
     name="llmserve",
@@ -31,6 +39,11 @@ app = typer.Typer(
 DEMO = Path(__file__).parent / "demo"
 """The checkpoint that comes with the package; `llmserve build demo` means this one."""
 
+ConfigFile = Annotated[
+    Path | None, typer.Option(metavar="YAML", help="Settings by the same names, see build_configs/; flags win.")
+]
+Variant = Annotated[str | None, typer.Option(metavar="NAME", help="Which of the variants that the --config has.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model of the hub. Default: its newest.")]
 Engine = Annotated[Path, typer.Argument(metavar="ENGINE", help="An engine directory made by `llmserve build`.")]
 Temperature = Annotated[float, typer.Option(help="0: always the most likely token.")]
 Seed = Annotated[int, typer.Option(help="Makes sampling repeatable.")]
@@ -63,15 +76,12 @@ def build(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="ENGINE", help="Where the engine is to stand.")],
     options: BuildOptions,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of a model of the hub. Default: its newest.")
-    ] = None,
+    revision: Revision = None,
     lora: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A PEFT LoRA adapter to merge into the checkpoint.")
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option(metavar="YAML", help="Settings by the same names, see build_configs/; flags win.")
-    ] = None,
+    config: ConfigFile = None,
+    variant: Variant = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an engine that stands at the output.")] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Compare the engine's answers to some prompts with the checkpoint's own.")
@@ -83,6 +93,7 @@ def build(
     from rich.console import Console
     from rich.table import Table
 
+    from llmserve.build_file import read_settings
     from llmserve.check.agreement import describe as describe_agreement
     from llmserve.check.command import check as check_engine
     from llmserve.checkpoint.build import build_engine, describe
@@ -90,7 +101,7 @@ def build(
     from llmserve.progress import ByteProgress
 
     started = time.monotonic()
-    build_config = options.config(_read_yaml(config) if config else {})
+    build_config = options.config(read_settings(config, variant))
     with _unwinding_signals():
         source = open_checkpoint(str(DEMO) if checkpoint == "demo" else checkpoint, revision, lora)
         with ByteProgress() as progress:
@@ -172,6 +183,36 @@ def bench(
         bench_engine(target.engine, config, offline.settings(target.seed), json_file=target.json_file, plot=target.plot)
 
 
+@app.command(cls=SectionedCommand)
+@grouped
+def plan(
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT|CONFIG|ENGINE",
+            help="As for `llmserve build`, but config.json is enough, be it alone or of the hub; or an engine.",
+        ),
+    ],
+    build_options: BuildOptions,
+    planned: PlannedOptions,
+    machine: MachineOptions,
+    backend: Annotated[BackendChoice | None, typer.Option(help="Default: native, or what --config says.")] = None,
+    revision: Revision = None,
+    config: ConfigFile = None,
+    variant: Variant = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Say whether an engine fits, before it is built. Bytes, tokens and sequences, and the speed that memory allows."""
+    from llmserve.build_file import read_settings
+    from llmserve.plan.command import plan_engine
+
+    given = str(DEMO) if checkpoint == "demo" else checkpoint
+    settings = read_settings(config, variant)
+    plan_engine(
+        given, revision, settings, build_options, planned, machine, backend.value if backend else None, as_json=as_json
+    )
+
+
 @app.command()
 def inspect(
     engine: Engine,
@@ -198,18 +239,6 @@ def doctor(
 def version() -> None:
     """Print the version."""
     print(__version__)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        data = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:
-        raise ConfigError(f"{path} cannot be read as YAML ({' '.join(str(e).split())}).") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path} holds no settings; write lines like `quant: int8`.")
-    return data
 
 
 @contextmanager

@@ -38,6 +38,10 @@ class DeviceChoice(str, Enum):
     cpu, cuda = "cpu", "cuda"
 
 
+class BackendChoice(str, Enum):
+    native, tensorrt_llm = "native", "tensorrt-llm"
+
+
 @dataclass(frozen=True)
 class BuildOptions(OptionGroup):
     """None: as a YAML file says, or else BuildConfig's default."""
@@ -110,6 +114,50 @@ class EngineOptions(ModelOptions):
         ),
     ] = None
     verify: Annotated[bool, Option(help="Compare the shards with their checksums before use.")] = True
+
+
+@dataclass(frozen=True)
+class PlannedOptions(OptionGroup):
+    """Of what a planned engine is to serve; `llmserve run` takes them by the same names."""
+
+    SECTION = "Serving"
+
+    max_model_len: Annotated[
+        int | None, Option(help="Tokens of a sequence that must fit. Default: as many as do, of the model's.")
+    ] = None
+    max_num_seqs: Annotated[
+        int | None, Option(help="Sequences that run at once. Default: 64, or max_batch_size of --config.")
+    ] = None
+    max_num_batched_tokens: Annotated[
+        int | None, Option(help="Tokens in one step. Default: 1024, or max_num_tokens of --config.")
+    ] = None
+    kv_cache_dtype: Annotated[
+        KVDTypeChoice, Option(help="Of keys and values. auto: float32 in a float32 engine, else bfloat16.")
+    ] = KVDTypeChoice.auto
+    block_size: Annotated[int, Option(help="Tokens in a block of the paged KV cache.")] = 16
+
+    def config(self, from_file: dict[str, Any]) -> EngineConfig:
+        given = {name: value for name, value in self.values().items() if value is not None}
+        return validated(EngineConfig, from_file | given)
+
+
+@dataclass(frozen=True)
+class MachineOptions(OptionGroup):
+    """Of what is planned for."""
+
+    SECTION = "Machine"
+
+    gpu: Annotated[
+        str | None,
+        Option(metavar="NAME", help="H200, L4, …, or cpu: this host. Default: all GPUs there are figures of."),
+    ] = None
+    memory: Annotated[
+        str | None, Option(metavar="SIZE", help="Instead of the GPU's, or of a machine without a name: 24GB.")
+    ] = None
+    bandwidth: Annotated[str | None, Option(metavar="SIZE/s", help="Likewise, of its memory: 60GB/s.")] = None
+    memory_utilization: Annotated[
+        float, Option(help="Share of the memory that may be used; the rest is the driver's and what gets lost.")
+    ] = 0.9
 
 
 @dataclass(frozen=True)

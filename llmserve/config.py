@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from llmserve.errors import ConfigError, EngineDirError
 from llmserve.request import Pooling
 
-ENGINE_FORMAT = 3
+ENGINE_FORMAT = 4
 """Version of the engine directory: 3 cuts feed-forward blocks by whole panels. Others are refused."""
 
 DType = Literal["float32", "bfloat16", "float16"]
@@ -186,7 +186,7 @@ class EngineConfig(Frozen):
     prefix_caching: bool = True
     overlap: bool | None = None  # prepare the next step while this one is computed; None: where a core is left for it
     threads: int | None = Field(default=None, ge=1, le=4096)  # per rank; None: the host's cores over its ranks
-    verify: bool = True  # compare every shard with its sha256 before use
+    verify: bool = True  # compare every shard with its BLAKE3 before use
 
 
 class ServerConfig(Frozen):
@@ -206,7 +206,7 @@ class ServerConfig(Frozen):
 
 class FileRecord(Frozen):
     size: int
-    sha256: str
+    blake3: str  # hex
 
 
 class GenerationDefaults(Frozen):

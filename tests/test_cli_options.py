@@ -15,7 +15,14 @@ from llmserve import __version__
 from llmserve.bench.options import OfflineOptions, ServeOptions, TargetOptions
 from llmserve.cli import app
 from llmserve.cli_groups import OptionGroup, grouped
-from llmserve.cli_options import BuildOptions, EngineOptions, ModelOptions, ServerOptions
+from llmserve.cli_options import (
+    BuildOptions,
+    EngineOptions,
+    MachineOptions,
+    ModelOptions,
+    PlannedOptions,
+    ServerOptions,
+)
 from llmserve.config import BuildConfig, EngineConfig, ServerConfig
 from llmserve.errors import ConfigError
 
@@ -117,6 +124,7 @@ GROUPS: dict[str, tuple[type[OptionGroup], ...]] = {
     "bench": (TargetOptions, OfflineOptions, EngineOptions, ServeOptions),
     "chat": (ModelOptions,),
     "build": (BuildOptions,),
+    "plan": (BuildOptions, PlannedOptions, MachineOptions),
 }
 
 

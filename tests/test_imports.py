@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "layers": "quant ops comm config errors",
     "models": "layers ops config errors",
     "checkpoint": "config errors",
-    "checkpoint.build": "checkpoint models layers quant tokenizer config errors",
+    "checkpoint.ranks": "checkpoint models layers quant config errors",
+    "checkpoint.build": "checkpoint checkpoint.ranks models layers quant tokenizer config errors",
     "runtime": "models layers ops comm checkpoint scheduler config request errors",
     # text
     "tokenizer": "config request errors",
@@ -47,14 +48,17 @@ MAY_IMPORT = {
     "check": "runtime models layers ops comm checkpoint checkpoint.build scheduler tokenizer config errors",
     # measuring
     "bench": "engine cli_groups config request errors progress logs",
+    # judging before a build
+    "plan": "runtime models layers ops checkpoint checkpoint.ranks cli_options config errors",
     # the command line
+    "build_file": "errors",
     "cli_groups": "",
     "cli_options": "cli_groups config request errors",
     "inspect": "checkpoint config errors",
     "doctor": "engine.launch runtime ops errors",
     "terminal": "server tokenizer engine.endpoint engine.group config request errors logs",
-    "cli": "cli_groups cli_options server terminal bench inspect doctor engine engine.launch check checkpoint "
-    "checkpoint.build progress config errors logs",
+    "cli": "cli_groups cli_options build_file server terminal bench inspect doctor engine engine.launch check plan "
+    "checkpoint checkpoint.build progress config errors logs",
     "__main__": "cli",
 }
 """Part → parts it may import. A part is a module or package of llmserve; `a.b` is not part of `a`."""
@@ -72,7 +76,8 @@ BESIDE_THE_STANDARD_LIBRARY = {
     "runtime": "torch",
     "check": "torch",
     "comm": "torch numpy mpi4py",
-    "checkpoint": "torch safetensors huggingface_hub",
+    "checkpoint": "torch safetensors huggingface_hub blake3",
+    "checkpoint.ranks": "",
     "checkpoint.build": "",
     "engine.messages": "msgspec",
     "engine.endpoint": "",
@@ -81,6 +86,8 @@ BESIDE_THE_STANDARD_LIBRARY = {
     "engine": "torch zmq",
     "tokenizer": "tokenizers sentencepiece jinja2",
     "grammar": "llguidance",
+    "plan": "torch rich",
+    "build_file": "yaml",
     "bench": "pydantic rich typer httpx matplotlib",
 }
 """Part → other people's packages it may import; of those that are not listed, none is held to anything."""
