@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from importlib import metadata
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,11 @@ from packaging.version import Version
 
 from llmserve import __version__
 from tests.docker.files import DOCKER, DOCKERFILES, ROOT
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it there
 
 from scripts.container.image import allowed_paths  # isort: skip
 from scripts.container.recipe import Stage, needed, read_stages, substitute  # isort: skip
@@ -91,7 +96,8 @@ def test_requirements_are_exact(file: Path) -> None:
 def test_requirements_are_within_the_projects_ranges() -> None:
     """All that llmserve needs is pinned, to a version it takes."""
     pins = read_pins(DOCKER / "requirements" / "run.txt") | read_pins(DOCKER / "requirements" / "torch.txt")
-    for text in metadata.requires("llmserve") or []:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for text in project["dependencies"]:
         wanted = Requirement(text)
         if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
             continue
