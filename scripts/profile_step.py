@@ -42,7 +42,7 @@ class Profiled:
         kernels, self._names, programs = load_kernels(), list[str](), list[Any]()
         base: Any = kernels.Program
 
-        class Noting(base):  # type: ignore[misc]
+        class Noting(base):
             def __init__(self, *arguments: Any, **named: Any) -> None:
                 super().__init__(*arguments, **named)
                 programs.append(self)
