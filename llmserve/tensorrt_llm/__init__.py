@@ -1,0 +1,1 @@
+"""TensorRT-LLM engines: building them and serving them. Nothing here loads `tensorrt_llm` before it is needed."""
