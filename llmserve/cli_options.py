@@ -14,12 +14,21 @@ from typing import Annotated, Any
 from typer import Option
 
 from llmserve.cli_groups import OptionGroup
-from llmserve.config import BuildConfig, EngineConfig, ServerConfig, parse_bytes, validated
+from llmserve.config import BuildConfig, EngineConfig, ServerConfig, TensorRTLLMBuildConfig, parse_bytes, validated
+from llmserve.errors import ConfigError
 from llmserve.request import Pooling
 
 
 class QuantChoice(str, Enum):
     none, int8, int4 = "none", "int8", "int4"
+
+
+class WeightsChoice(str, Enum):
+    none, int8, int4, int4_awq, int8_sq, fp8 = "none", "int8", "int4", "int4_awq", "int8_sq", "fp8"
+
+
+class BackendChoice(str, Enum):
+    native, tensorrt_llm = "native", "tensorrt-llm"
 
 
 class DTypeChoice(str, Enum):
@@ -40,9 +49,13 @@ class DeviceChoice(str, Enum):
 
 @dataclass(frozen=True)
 class BuildOptions(OptionGroup):
-    """None: as a YAML file says, or else BuildConfig's default."""
+    """None: as a YAML file says, or else the default of the backend's config."""
 
-    quant: Annotated[QuantChoice | None, Option(help="Weight-only quantisation. Default: none.")] = None
+    backend: Annotated[BackendChoice | None, Option(help="Whose engine to build. Default: native, our own.")] = None
+    quant: Annotated[
+        WeightsChoice | None,
+        Option(help="Weight-only int8, int4; tensorrt-llm also has calibrated int4_awq, int8_sq, fp8. Default: none."),
+    ] = None
     head_quant: Annotated[
         QuantChoice | None, Option(help="Of the LM head. Default: int8 in an int4 engine, else as --quant.")
     ] = None
@@ -52,10 +65,40 @@ class BuildOptions(OptionGroup):
     tp_size: Annotated[int | None, Option(help="Ranks to shard over. Default: 1.")] = None
     dtype: Annotated[DTypeChoice | None, Option(help="Of activations and unquantised weights. Default: auto.")] = None
     device: Annotated[DeviceChoice | None, Option(help="What the engine will run on. Default: cpu.")] = None
+    max_batch_size: Annotated[int | None, Option(help="tensorrt-llm: sequences that run at once. Default: 64.")] = None
+    max_seq_len: Annotated[
+        int | None, Option(help="tensorrt-llm: tokens of a sequence, prompt included. Default: the model's.")
+    ] = None
+    max_input_len: Annotated[
+        int | None, Option(help="tensorrt-llm: tokens of a prompt. Default: all of a sequence's but one.")
+    ] = None
+    max_num_tokens: Annotated[int | None, Option(help="tensorrt-llm: tokens in one step. Default: 8192.")] = None
+    timing_cache: Annotated[
+        str | None,
+        Option(metavar="FILE", help="tensorrt-llm: TensorRT's measurements, to build quicker again. Default: none."),
+    ] = None
+    calib_dataset: Annotated[
+        str | None, Option(help="tensorrt-llm: name or folder of the data to calibrate on. Default: cnn_dailymail.")
+    ] = None
+    trust_remote_code: Annotated[
+        bool | None, Option("--trust-remote-code", help="tensorrt-llm: let it run code that the checkpoint brings.")
+    ] = None
 
-    def config(self, from_file: dict[str, Any]) -> BuildConfig:
-        given = {name: value for name, value in self.values().items() if value is not None}
-        return validated(BuildConfig, from_file | given)
+    def config(self, from_file: dict[str, Any]) -> BuildConfig | TensorRTLLMBuildConfig:
+        """ConfigError names a setting that the chosen backend does not have."""
+        values = from_file | {name: value for name, value in self.values().items() if value is not None}
+        ours, theirs = set(BuildConfig.model_fields), set(TensorRTLLMBuildConfig.model_fields)
+        match backend := values.get("backend", "native"):
+            case "native":
+                foreign = theirs - ours
+            case "tensorrt-llm":
+                foreign = ours - theirs
+            case _:
+                raise ConfigError(f"backend is {backend!r:.100}; choose native or tensorrt-llm.")
+        for name in values:
+            if name in foreign:
+                raise ConfigError(f"{name} is no setting of the {backend} backend; leave it away.")
+        return validated(BuildConfig if backend == "native" else TensorRTLLMBuildConfig, values)
 
 
 @dataclass(frozen=True)
@@ -110,6 +153,10 @@ class EngineOptions(ModelOptions):
         ),
     ] = None
     verify: Annotated[bool, Option(help="Compare the shards with their checksums before use.")] = True
+    stall_timeout: Annotated[
+        float | None,
+        Option(help="tensorrt-llm: seconds without a step, while there is work, that end the server. Default: 8."),
+    ] = None
 
 
 @dataclass(frozen=True)
