@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,7 +18,11 @@ from llmserve import __version__
 from llmserve.bench.options import OfflineOptions, ServeOptions, TargetOptions, check_target
 from llmserve.cli_groups import SectionedCommand, grouped
 from llmserve.cli_options import BuildOptions, EngineOptions, ModelOptions, ServerOptions
+from llmserve.config import BuildConfig, TensorRTLLMBuildConfig
 from llmserve.errors import ConfigError, LlmserveError
+
+if TYPE_CHECKING:
+    from llmserve.checkpoint.source import Checkpoint
 
 app = typer.Typer(
     name="llmserve",
@@ -83,24 +87,51 @@ def build(
     from rich.console import Console
     from rich.table import Table
 
-    from llmserve.check.agreement import describe as describe_agreement
-    from llmserve.check.command import check as check_engine
-    from llmserve.checkpoint.build import build_engine, describe
     from llmserve.checkpoint.find import open_checkpoint
-    from llmserve.progress import ByteProgress
 
     started = time.monotonic()
     build_config = options.config(_read_yaml(config) if config else {})
     with _unwinding_signals():
-        source = open_checkpoint(str(DEMO) if checkpoint == "demo" else checkpoint, revision, lora)
-        with ByteProgress() as progress:
-            report = build_engine(source, output, build_config, force=force, progress=progress)
-            agreement = check_engine(source, output, progress) if check else None
+        if isinstance(build_config, TensorRTLLMBuildConfig):
+            for given, flag in ((lora, "--lora"), (check, "--check")):
+                if given:
+                    raise ConfigError(f"{flag} is for --backend native only; leave it away.")
+            source = open_checkpoint(str(DEMO) if checkpoint == "demo" else checkpoint, revision)
+            rows = _build_tensorrt_llm(source, output, build_config, force)
+        else:
+            source = open_checkpoint(str(DEMO) if checkpoint == "demo" else checkpoint, revision, lora)
+            rows = _build_native(source, output, build_config, force, check)
     table = Table(title=f"built {output}", show_header=False, title_justify="left")
-    checked = describe_agreement(agreement) if agreement else []
-    for row in (*describe(report), *checked, ("time", f"{time.monotonic() - started:.1f} s")):
+    for row in (*rows, ("time", f"{time.monotonic() - started:.1f} s")):
         table.add_row(*row)
     Console(markup=False, emoji=False).print(table)  # a path may hold [brackets]
+
+
+def _build_native(
+    source: Checkpoint, output: Path, config: BuildConfig, force: bool, check: bool
+) -> list[tuple[str, str]]:
+    """The closing table's rows."""
+    from llmserve.check.agreement import describe as describe_agreement
+    from llmserve.check.command import check as check_engine
+    from llmserve.checkpoint.build import build_engine, describe
+    from llmserve.progress import ByteProgress
+
+    with ByteProgress() as progress:
+        report = build_engine(source, output, config, force=force, progress=progress)
+        agreement = check_engine(source, output, progress) if check else None
+    return describe(report) + (describe_agreement(agreement) if agreement else [])
+
+
+def _build_tensorrt_llm(
+    source: Checkpoint, output: Path, config: TensorRTLLMBuildConfig, force: bool
+) -> list[tuple[str, str]]:
+    """The closing table's rows."""
+    from llmserve.tensorrt_llm.build import build_engine, describe
+
+    def say(what: str) -> None:
+        print(f"{what} …", file=sys.stderr, flush=True)
+
+    return describe(build_engine(source, output, config, force=force, say=say))
 
 
 @app.command(cls=SectionedCommand)
