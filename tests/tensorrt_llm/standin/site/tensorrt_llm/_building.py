@@ -169,7 +169,7 @@ def _engine_version(engine_dir: str) -> Any:
     return json.loads((Path(engine_dir) / "config.json").read_text("utf-8")).get("version")
 
 
-_MODELS = {"chatglm": "ChatGLMForCausalLM", "qwen": "QWenForCausalLM", "llama": "LLaMAForCausalLM"}
+_MODELS = ("ChatGLMForCausalLM", "QWenForCausalLM", "LLaMAForCausalLM")
 BEHAVIOURS = {
     "tensorrt_llm.mapping:Mapping.__init__": _mapping,
     "tensorrt_llm.models.modeling_utils:PretrainedModel.save_checkpoint": _save_checkpoint,
@@ -178,5 +178,5 @@ BEHAVIOURS = {
     "tensorrt_llm.builder:build": _build,
     "tensorrt_llm.builder:Engine.save": _save,
     "tensorrt_llm.builder:get_engine_version": _engine_version,
-    **{f"tensorrt_llm.models.{m}:{c}.from_hugging_face": _from_hugging_face for m, c in _MODELS.items()},
+    **{f"tensorrt_llm.models:{name}.from_hugging_face": _from_hugging_face for name in _MODELS},
 }

@@ -164,7 +164,6 @@ def _sampling(self: Any, **values: Any) -> None:
         "temperature": lambda v: v >= 0,
         "min_tokens": lambda v: v >= 0,
         "repetition_penalty": lambda v: v > 0,
-        "no_repeat_ngram_size": lambda v: v > 0,
         "min_p": lambda v: 0 <= v <= 1,
         "seed": lambda v: v >= 0,  # it is unsigned: nanobind refuses others
     }

@@ -81,7 +81,7 @@ class Loop:
         self._cancelled: set[int] = set()
         self._responses: dict[int, list[Any]] = {}
         self._terminated: set[int] = set()
-        self._known_prefixes: set[tuple[int, ...]] = set()
+        self._known_prefixes: set[tuple[int | None, ...]] = set()
         self._stats: collections.deque[Any] = collections.deque(maxlen=limits.iter_stats_max_iterations)
         self._next_id, self._iteration, self._reused, self._missed = 1, 0, 0, 0
         self._ending = self._ended = False
@@ -120,6 +120,11 @@ class Loop:
         with self._lock:
             return sum(len(each) for key, each in self._responses.items() if id in (None, key))
 
+    def waiting(self) -> int:
+        """How many requests the loop has not fetched: upstream tells it in IterationStats only."""
+        with self._lock:
+            return len(self._queue)
+
     def take_stats(self) -> list[Any]:
         with self._lock:
             taken = list(self._stats)
@@ -145,6 +150,9 @@ class Loop:
                     self._lock.notify_all()
                     return
                 new = self._fetch()
+                if not self._running:  # all that were fetched are refused
+                    self._lock.notify_all()
+                    continue
             started = time.monotonic()
             while switched("hang"):
                 time.sleep(0.005)
@@ -181,7 +189,8 @@ class Loop:
 
     def _match_prefix(self, each: Running) -> None:
         size = self._limits.tokens_per_block
-        blocks = [tuple(each.prompt[:end]) for end in range(size, len(each.prompt), size)]
+        salt = each.request._cache_salt_id
+        blocks = [(salt, *each.prompt[:end]) for end in range(size, len(each.prompt), size)]
         matched = [b for b in blocks if b in self._known_prefixes] if self._limits.reuse else []
         each.reused_blocks = len(matched)
         each.prefilled = len(matched) * size
@@ -240,7 +249,7 @@ class Loop:
         ends = settings().ends_after is not None and index >= settings().ends_after  # type: ignore[operator]
         if ends and request.end_id is not None and index >= (sampling.min_tokens or 0):
             return request.end_id  # type: ignore[no-any-return]
-        greedy = sampling.top_k == 1 or not sampling.temperature
+        greedy = sampling.top_k == 1 or not (sampling.top_k or sampling.top_p)
         seed = None if greedy else sampling.seed or 0
         token = _answers.next_token(each.prompt, seed, index, self._limits.vocab_size)
         bad = [list(word) for word in request.bad_words or ()]
