@@ -41,6 +41,9 @@ MAY_IMPORT = {
     "engine.group": "engine.launch config errors",
     "engine": "engine.messages engine.endpoint engine.launch runtime scheduler comm checkpoint "
     "grammar tokenizer config request errors logs",
+    "tensorrt_llm.contract": "errors",
+    "tensorrt_llm.verify": "tensorrt_llm.contract errors",
+    "tensorrt_llm": "",
     # HTTP
     "server": "grammar tokenizer engine.messages engine.endpoint engine.launch engine.group config request errors logs",
     # judging a build
@@ -54,7 +57,7 @@ MAY_IMPORT = {
     "doctor": "engine.launch runtime ops errors",
     "terminal": "server tokenizer engine.endpoint engine.group config request errors logs",
     "cli": "cli_groups cli_options server terminal bench inspect doctor engine engine.launch check checkpoint "
-    "checkpoint.build progress config errors logs",
+    "checkpoint.build tensorrt_llm.verify progress config errors logs",
     "__main__": "cli",
 }
 """Part → parts it may import. A part is a module or package of llmserve; `a.b` is not part of `a`."""
@@ -79,6 +82,8 @@ BESIDE_THE_STANDARD_LIBRARY = {
     "engine.launch": "",
     "engine.group": "",
     "engine": "torch zmq",
+    "tensorrt_llm.contract": "",
+    "tensorrt_llm.verify": "",
     "tokenizer": "tokenizers sentencepiece jinja2",
     "grammar": "llguidance",
     "bench": "pydantic rich typer httpx matplotlib",
