@@ -11,6 +11,8 @@ from typing import Any
 
 from standin_control import record, settings
 
+from tensorrt_llm._generated import keep
+
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 
 
@@ -23,17 +25,12 @@ def _mapping(self: Any, **values: Any) -> None:
         )
     if not 0 <= values["rank"] < world:
         raise ValueError(f"Rank should be an integer between 0 and {world - 1}, but got {values['rank']}.")
-    _keep(self, values)
-
-
-def _keep(self: Any, values: dict[str, Any]) -> None:
-    for name, value in values.items():
-        object.__setattr__(self, name if name in self._attributes else f"_{name}", value)
+    keep(self, values)
 
 
 def _new(cls: Any, **values: Any) -> Any:
     made = cls.__new__(cls)
-    _keep(made, values)
+    keep(made, values)
     return made
 
 
