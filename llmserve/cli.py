@@ -225,6 +225,19 @@ def doctor(
     sys.exit(print_findings(as_json=as_json))
 
 
+@app.command(name="verify-tensorrt-llm")
+def verify_tensorrt_llm(
+    wheel: Annotated[Path | None, typer.Option(metavar="FILE", help="A wheel, as pip downloads it.")] = None,
+    site_packages: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder in which tensorrt_llm is installed.")
+    ] = None,
+) -> None:
+    """Compare a TensorRT-LLM with what llmserve calls of it. By its files; nothing of it is loaded."""
+    from llmserve.tensorrt_llm.verify import print_findings
+
+    sys.exit(print_findings(wheel, site_packages))
+
+
 @app.command()
 def version() -> None:
     """Print the version."""

@@ -41,6 +41,8 @@ MAY_IMPORT = {
     "engine.endpoint": "",
     "engine.launch": "config errors",
     "engine.group": "engine.launch config errors",
+    "tensorrt_llm.contract": "errors",
+    "tensorrt_llm.verify": "tensorrt_llm.contract errors",
     "engine.link": "engine.endpoint engine.messages errors",
     "engine.serve": "engine.link engine.messages request errors",
     "tensorrt_llm": "engine.capabilities engine.launch engine.link engine.messages engine.serve comm models checkpoint "
@@ -61,7 +63,7 @@ MAY_IMPORT = {
     "doctor": "engine.launch runtime ops errors",
     "terminal": "server tokenizer engine.endpoint engine.group config request errors logs",
     "cli": "cli_groups cli_options server terminal bench inspect doctor engine engine.launch check checkpoint "
-    "checkpoint.build tensorrt_llm progress config errors logs",
+    "checkpoint.build tensorrt_llm tensorrt_llm.verify progress config errors logs",
     "__main__": "cli",
 }
 """Part → parts it may import. A part is a module or package of llmserve; `a.b` is not part of `a`."""
@@ -91,6 +93,8 @@ BESIDE_THE_STANDARD_LIBRARY = {
     "engine.serve": "",
     "engine": "torch zmq",
     "tensorrt_llm": "tensorrt_llm torch mpi4py pydantic",
+    "tensorrt_llm.contract": "",
+    "tensorrt_llm.verify": "",
     "tokenizer": "tokenizers sentencepiece jinja2",
     "grammar": "llguidance",
     "bench": "pydantic rich typer httpx matplotlib",

@@ -1,13 +1,14 @@
-"""Engines for the end-to-end tests, each built once by the real command."""
+"""Engines for the end-to-end tests, each built once by the command's own code (in this process: dozens would load torch)."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from llmserve.cli import app
 
 Build = Callable[..., Path]
 
@@ -21,8 +22,8 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
         key = (str(checkpoint), *flags)
         if key not in engines:
             target = tmp_path_factory.mktemp("engine") / "engine"
-            command = [sys.executable, "-m", "llmserve", "build", str(checkpoint), "-o", str(target), *flags]
-            subprocess.run(command, check=True, capture_output=True)
+            words = ["build", str(checkpoint), "-o", str(target), *flags]
+            CliRunner().invoke(app, words, catch_exceptions=False)
             engines[key] = target
         return engines[key]
 

@@ -86,8 +86,10 @@ def permitted(row: np.ndarray, ask: Ask) -> set[int]:
     if top_k or ask.top_p < 1:
         ids = np.argsort(-row, kind="stable")[: top_k or None]
     with np.errstate(over="ignore"):
-        weights = np.exp((row[ids] - row.max()) / ask.temperature)
-    weights[weights < ask.min_p] = 0  # no row here comes near to that boundary
+        exponents = (row[ids] - row.max()) / ask.temperature
+    weights = np.exp(exponents)
+    if ask.min_p:  # among exponents, which tell subnormals apart; no other row comes near to that boundary
+        weights[exponents < math.log(ask.min_p)] = 0
     sums = weights.cumsum()
     slack = TOLERANCE * sums[-1]
     first = last = len(sums) - 1  # kept
@@ -163,6 +165,7 @@ ASKS = st.builds(
 @example("normal", 151_936, 0, Ask(top_k=50, top_p=0.9))
 @example("flat", 200_003, 0, Ask(top_p=0.9, u=BELOW_ONE))
 @example("normal", 151_937, 0, Ask(u=BELOW_ONE))
+@example("tiny", 2, 1, Ask(temperature=0.001, u=0.0, min_p=1.0))
 @settings(max_examples=400, deadline=None)
 def test_tokens_are_those_of_exact_arithmetic(kind: str, size: int, seed: int, ask: Ask) -> None:
     row = random_row(kind, size, seed)

@@ -13,6 +13,8 @@ from llmserve.tensorrt_llm.contract.tree import Folder, Tree
 STUBS = Path(__file__).parent / "stubs"
 VERSION = "1.2.1"
 """The release that the contract is of: the last stable one with an engine builder."""
+COMPILED = "tensorrt_llm.bindings"
+"""Upstream this is no Python: a wheel has it compiled, with stubs, and a source tree has nothing of it."""
 
 
 def contract() -> Tree:

@@ -41,6 +41,8 @@ class Attribute:
     annotation: str
     default: str | None
     settable: bool = True
+    field: bool = False
+    """Annotated in the class: a constructor may be made of it."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Import:
     """Absolute."""
     name: str | None
     """None: the module itself."""
+    exported: bool = False
+    """`import x as x`: in a stub, x is part of what the module offers."""
 
 
 Definition = Class | Function | Constant | Import
@@ -107,7 +111,7 @@ def read_module(name: str, text: str, *, package: bool) -> Module:
                 if alias.name == "*":
                     stars.append(module)
                 else:
-                    names[alias.asname or alias.name] = Import(module, alias.name)
+                    names[alias.asname or alias.name] = Import(module, alias.name, alias.asname == alias.name)
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.asname:
@@ -174,7 +178,7 @@ def _class(node: ast.ClassDef) -> Class:
                     attributes = {**_set_on_self(each), **attributes}
         elif isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name):
             name = each.target.id.lstrip("_") if hidden else each.target.id  # a metaclass may make properties of _names
-            attributes[name] = Attribute(ast.unparse(each.annotation), _field_default(each.value))
+            attributes[name] = Attribute(ast.unparse(each.annotation), _field_default(each.value), field=True)
         elif isinstance(each, ast.Assign):
             members.update({key: value or "" for key, value in _assigned(each)})
     return Class(

@@ -5,9 +5,10 @@ Knows neither the contract nor where the files lie: a folder, or a wheel.
 
 from __future__ import annotations
 
+import ast
 import zipfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -22,6 +23,7 @@ from llmserve.tensorrt_llm.contract.signatures import (
     Module,
     Parameter,
     read_module,
+    taken,
 )
 
 
@@ -125,7 +127,7 @@ class Tree:
         for each in chain:
             assert isinstance(each.definition, Class)
             if method in each.definition.calls:
-                return each.definition.calls[method]
+                return tuple(self._with_taken(call, each.module) for call in each.definition.calls[method])
             if method == "__init__" and (each.definition.fields or self._is_pydantic(chain)):
                 return (self._made_of_fields(chain),)
         return ()
@@ -146,10 +148,9 @@ class Tree:
                         return read_module(name, self._files.text(candidate), package=package)
                     except SyntaxError as e:
                         raise Unread(f"{candidate} is no Python that can be parsed here ({e.msg})") from None
-        if name in self._compiled:
-            raise Unread(f"{name} is compiled, and no .pyi lies beside it")
-        if (parent := name.rpartition(".")[0]) in self._compiled and path not in self._folders:
-            raise Unread(f"{name} is in {parent}, which is compiled, and no .pyi lies beside it")
+        parent = next((each for each in (name, name.rpartition(".")[0]) if each in self._compiled), None)
+        if parent is not None and parent.replace(".", "/") not in self._folders:
+            raise Unread(f"{parent} is compiled, and no .pyi lies beside it")
         return None
 
     def _find(self, module: str, name: str, seen: frozenset[tuple[str, str]]) -> Found | None:
@@ -177,9 +178,26 @@ class Tree:
         """Whether it is one of these files' and not somebody else's package."""
         return module.split(".")[0] in self._folders
 
+    def _with_taken(self, call: Call, module: Module) -> Call:
+        """**kwargs are often handed on to what lies beside: a config, a converter."""
+        if call.takes is None:
+            return call
+        folder = module.name.replace(".", "/").rpartition("/")[0]
+        beside = [n for n in self._names if n.rpartition("/")[0] == folder and n.endswith(".py")]
+        return replace(call, takes={**self._taken(tuple(sorted(beside))), **call.takes})
+
+    def _taken(self, names: tuple[str, ...]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for name in names:
+            try:
+                found.update(taken(ast.parse(self._files.text(name))))
+            except SyntaxError as e:
+                raise Unread(f"{name} is no Python that can be parsed here ({e.msg})") from None
+        return found
+
     def _is_pydantic(self, chain: list[Found]) -> bool:
         return any(
-            base.split(".")[-1] in ("BaseModel", "BaseSettings")
+            base.endswith("BaseModel")
             for each in chain
             if isinstance(each.definition, Class)
             for base in each.definition.bases
@@ -190,6 +208,6 @@ class Tree:
         for each in reversed(chain):
             assert isinstance(each.definition, Class)
             for name, attribute in each.definition.attributes.items():
-                if attribute.settable and not name.startswith("_") and "ClassVar" not in attribute.annotation:
+                if attribute.field and not name.startswith("_") and "ClassVar" not in attribute.annotation:
                     parameters[name] = Parameter(name, KEYWORD_ONLY, attribute.default, attribute.annotation)
         return Call(tuple(parameters.values()))

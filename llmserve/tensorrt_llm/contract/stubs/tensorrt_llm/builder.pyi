@@ -12,22 +12,13 @@ class BuildConfig:
         *,
         max_input_len: int = 1024,
         max_seq_len: int | None = None,
-        opt_batch_size: int = 8,
         max_batch_size: int = 2048,
         max_beam_width: int = 1,
         max_num_tokens: int = 8192,
         opt_num_tokens: int | None = None,
-        gather_context_logits: bool = False,
-        gather_generation_logits: bool = False,
-        strongly_typed: bool = True,
-        force_num_profiles: int | None = None,
-        profiling_verbosity: str = "layer_names_only",
         input_timing_cache: str | None = None,
         output_timing_cache: str | None = "model.cache",
-        weight_streaming: bool = False,
         plugin_config: PluginConfig = PluginConfig(),
-        dry_run: bool = False,
-        monitor_memory: bool = False,
     ) -> None:
         """`output_timing_cache` is written by rank 0, a relative one to the working directory."""
     max_input_len: int

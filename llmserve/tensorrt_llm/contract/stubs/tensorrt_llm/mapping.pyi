@@ -1,9 +1,7 @@
 """Which part of a model a rank holds.
 
-Source: tensorrt_llm/mapping.py, 1.0 and main 1.1..1.2 [M]
+Source: tensorrt_llm/mapping.py, 1.0 [H]
 """
-
-from typing import Any
 
 class Mapping:
     """Raises ValueError unless tp_size * pp_size * cp_size == world_size. A rank's tp_rank is rank % tp_size."""
@@ -15,15 +13,10 @@ class Mapping:
         gpus_per_node: int = 8,
         *,
         cp_size: int = 1,
-        cp_config: dict[str, Any] | None = None,
         tp_size: int = 1,
         pp_size: int = 1,
-        moe_cluster_size: int = -1,
         moe_tp_size: int = -1,
         moe_ep_size: int = -1,
-        attn_tp_size: int = -1,
-        attn_cp_size: int = -1,
-        enable_attention_dp: bool = False,
     ) -> None: ...
     world_size: int
     rank: int

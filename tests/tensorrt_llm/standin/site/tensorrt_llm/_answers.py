@@ -1,4 +1,4 @@
-"""What the stand-in answers: a function of the prompt (and of the seed, where a request samples), so a test knows it."""
+"""What the stand-in answers: a function of the prompt, and of the seed where a request samples; a test knows it."""
 
 from __future__ import annotations
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from standin_control import record, settings
 
+from tensorrt_llm._generated import keep
+
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 
 
@@ -23,17 +25,12 @@ def _mapping(self: Any, **values: Any) -> None:
         )
     if not 0 <= values["rank"] < world:
         raise ValueError(f"Rank should be an integer between 0 and {world - 1}, but got {values['rank']}.")
-    _keep(self, values)
-
-
-def _keep(self: Any, values: dict[str, Any]) -> None:
-    for name, value in values.items():
-        object.__setattr__(self, name if name in self._attributes else f"_{name}", value)
+    keep(self, values)
 
 
 def _new(cls: Any, **values: Any) -> Any:
     made = cls.__new__(cls)
-    _keep(made, values)
+    keep(made, values)
     return made
 
 
@@ -169,7 +166,7 @@ def _engine_version(engine_dir: str) -> Any:
     return json.loads((Path(engine_dir) / "config.json").read_text("utf-8")).get("version")
 
 
-_MODELS = {"chatglm": "ChatGLMForCausalLM", "qwen": "QWenForCausalLM", "llama": "LLaMAForCausalLM"}
+_MODELS = ("ChatGLMForCausalLM", "QWenForCausalLM", "LLaMAForCausalLM")
 BEHAVIOURS = {
     "tensorrt_llm.mapping:Mapping.__init__": _mapping,
     "tensorrt_llm.models.modeling_utils:PretrainedModel.save_checkpoint": _save_checkpoint,
@@ -178,5 +175,5 @@ BEHAVIOURS = {
     "tensorrt_llm.builder:build": _build,
     "tensorrt_llm.builder:Engine.save": _save,
     "tensorrt_llm.builder:get_engine_version": _engine_version,
-    **{f"tensorrt_llm.models.{m}:{c}.from_hugging_face": _from_hugging_face for m, c in _MODELS.items()},
+    **{f"tensorrt_llm.models:{name}.from_hugging_face": _from_hugging_face for name in _MODELS},
 }

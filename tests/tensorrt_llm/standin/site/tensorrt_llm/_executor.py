@@ -11,7 +11,8 @@ from typing import Any
 
 from standin_control import die_if_told, rank, record, settings
 
-from tensorrt_llm import _loop
+from tensorrt_llm import _values
+from tensorrt_llm._generated import keep
 from tensorrt_llm._loop import Limits, Loop, throw
 
 _STEP, _END = b"step", b"end"
@@ -164,14 +165,13 @@ def _sampling(self: Any, **values: Any) -> None:
         "temperature": lambda v: v >= 0,
         "min_tokens": lambda v: v >= 0,
         "repetition_penalty": lambda v: v > 0,
-        "no_repeat_ngram_size": lambda v: v > 0,
         "min_p": lambda v: 0 <= v <= 1,
         "seed": lambda v: v >= 0,  # it is unsigned: nanobind refuses others
     }
     for name, fits in ranges.items():
         if values[name] is not None and not fits(values[name]):
             raise throw(f"[TensorRT-LLM][ERROR] Assertion failed: {name} {values[name]}")
-    _keep(self, values)
+    keep(self, values)
 
 
 def _request(self: Any, **values: Any) -> None:
@@ -179,12 +179,7 @@ def _request(self: Any, **values: Any) -> None:
         raise throw("[TensorRT-LLM][ERROR] Assertion failed: !mInputTokenIds.empty()")
     if values["max_tokens"] <= 0:
         raise throw("[TensorRT-LLM][ERROR] Assertion failed: mMaxNewTokens > 0")
-    _keep(self, {**values, "input_token_ids": list(values["input_token_ids"])})
-
-
-def _keep(self: Any, values: dict[str, Any]) -> None:
-    for name, value in values.items():
-        object.__setattr__(self, name if name in self._attributes else f"_{name}", value)
+    keep(self, {**values, "input_token_ids": list(values["input_token_ids"])})
 
 
 def _response_result(self: Any) -> Any:
@@ -219,5 +214,5 @@ BEHAVIOURS = {
     _HERE + "Response.has_error": lambda self: self._error_msg is not None,
     _HERE + "Response.error_msg": _response_error,
     _HERE + "Response.result": _response_result,
-    _HERE + "IterationStats.to_json_str": _loop.stats_as_json,
+    _HERE + "IterationStats.to_json_str": _values.stats_as_json,
 }

@@ -119,11 +119,17 @@ def _class(
 
 
 def _keep_arguments(self: Any, **arguments: Any) -> None:
+    """What a constructor does that has no behaviour of its own."""
     for name, attribute in self._attributes.items():
         if attribute.default is not None:
             object.__setattr__(self, name, self._namespace.value(attribute.default))
-    for name, value in arguments.items():
-        object.__setattr__(self, name if name in self._attributes else f"_{name}", value)
+    keep(self, arguments)
+
+
+def keep(made: Any, values: Mapping[str, Any]) -> None:
+    """Sets what the contract names; the rest under a name with `_`, where only the stand-in looks."""
+    for name, value in values.items():
+        object.__setattr__(made, name if name in made._attributes else f"_{name}", value)
 
 
 def _set_checked(self: Any, name: str, value: Any) -> None:

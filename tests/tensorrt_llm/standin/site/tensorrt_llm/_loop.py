@@ -6,18 +6,16 @@ Knows no MPI: `step` is what all ranks do in an iteration.
 from __future__ import annotations
 
 import collections
-import datetime
-import json
-import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from standin_control import die_if_told, settings, switched, take_switch
 
-from tensorrt_llm import _answers
+from tensorrt_llm import _answers, _values
+from tensorrt_llm._values import Running
 
 
 def throw(text: str) -> RuntimeError:
@@ -41,37 +39,6 @@ class Limits:
     iter_stats_max_iterations: int
 
 
-@dataclass
-class Running:
-    id: int
-    request: Any
-    max_tokens: int
-    tokens: list[int] = field(default_factory=list)
-    log_probs: list[float] = field(default_factory=list)
-    prefilled: int = 0
-    reused_blocks: int = 0
-    sent: int = 0
-    reason: str = ""
-    arrived: float = field(default_factory=time.monotonic)
-    scheduled: float = 0.0
-    first_token: float = 0.0
-    first_iteration: int | None = None
-
-    @property
-    def prompt(self) -> list[int]:
-        return self.request.input_token_ids  # type: ignore[no-any-return]
-
-
-def value_of(class_name: str, **values: Any) -> Any:
-    """An object that only the executor makes. Every attribute of the contract is set, and no other."""
-    cls = getattr(sys.modules["tensorrt_llm.bindings.executor"], class_name)
-    result = cls.__new__(cls)
-    assert values.keys() == cls._attributes.keys(), (class_name, values.keys() ^ cls._attributes.keys())
-    for name, value in values.items():
-        object.__setattr__(result, name, value)
-    return result
-
-
 class Loop:
     def __init__(self, limits: Limits, step: Callable[[], None]) -> None:
         self._limits, self._step = limits, step
@@ -81,9 +48,10 @@ class Loop:
         self._cancelled: set[int] = set()
         self._responses: dict[int, list[Any]] = {}
         self._terminated: set[int] = set()
-        self._known_prefixes: set[tuple[int, ...]] = set()
+        self._known_prefixes: set[tuple[int | None, ...]] = set()
         self._stats: collections.deque[Any] = collections.deque(maxlen=limits.iter_stats_max_iterations)
         self._next_id, self._iteration, self._reused, self._missed = 1, 0, 0, 0
+        self._context_requests = self._context_tokens = 0
         self._ending = self._ended = False
 
     # What Executor's methods do, on the caller's thread.
@@ -120,6 +88,11 @@ class Loop:
         with self._lock:
             return sum(len(each) for key, each in self._responses.items() if id in (None, key))
 
+    def waiting(self) -> int:
+        """How many requests the loop has not fetched: upstream tells it in IterationStats only."""
+        with self._lock:
+            return len(self._queue)
+
     def take_stats(self) -> list[Any]:
         with self._lock:
             taken = list(self._stats)
@@ -145,6 +118,9 @@ class Loop:
                     self._lock.notify_all()
                     return
                 new = self._fetch()
+                if not self._running:  # all that were fetched are refused
+                    self._lock.notify_all()
+                    continue
             started = time.monotonic()
             while switched("hang"):
                 time.sleep(0.005)
@@ -181,7 +157,8 @@ class Loop:
 
     def _match_prefix(self, each: Running) -> None:
         size = self._limits.tokens_per_block
-        blocks = [tuple(each.prompt[:end]) for end in range(size, len(each.prompt), size)]
+        salt = each.request._cache_salt_id
+        blocks = [(salt, *each.prompt[:end]) for end in range(size, len(each.prompt), size)]
         matched = [b for b in blocks if b in self._known_prefixes] if self._limits.reuse else []
         each.reused_blocks = len(matched)
         each.prefilled = len(matched) * size
@@ -240,7 +217,7 @@ class Loop:
         ends = settings().ends_after is not None and index >= settings().ends_after  # type: ignore[operator]
         if ends and request.end_id is not None and index >= (sampling.min_tokens or 0):
             return request.end_id  # type: ignore[no-any-return]
-        greedy = sampling.top_k == 1 or not sampling.temperature
+        greedy = sampling.top_k == 1 or not (sampling.top_k or sampling.top_p)
         seed = None if greedy else sampling.seed or 0
         token = _answers.next_token(each.prompt, seed, index, self._limits.vocab_size)
         bad = [list(word) for word in request.bad_words or ()]
@@ -260,110 +237,29 @@ class Loop:
         return taken
 
     def _error(self, id: int, text: str) -> Any:
-        return _response(id, text, None)
+        return _values.response(id, text, None)
 
     def _result(self, each: Running) -> Any:
-        request, reasons = each.request, sys.modules["tensorrt_llm.bindings.executor"].FinishReason  # type: ignore[attr-defined]
-        output = request.output_config
-        if request.streaming:
-            tokens = each.tokens if request._return_all_generated_tokens else each.tokens[each.sent :]
-        else:
-            tokens = ([] if output.exclude_input_from_output else each.prompt) + each.tokens
+        blocks = self._blocks(len(each.prompt) + len(each.tokens))
+        result = _values.result(each, self._iteration, blocks)
         each.sent = len(each.tokens)
-        result = value_of(
-            "Result",
-            is_final=bool(each.reason),
-            output_token_ids=[list(tokens)],
-            cum_log_probs=[sum(each.log_probs)] if output.return_log_probs else None,
-            log_probs=[list(each.log_probs)] if output.return_log_probs else None,
-            finish_reasons=[reasons[each.reason or "NOT_FINISHED"]],
-            sequence_index=0,
-            is_sequence_final=bool(each.reason),
-            decoding_iter=len(each.tokens),
-            request_perf_metrics=self._metrics(each) if output.return_perf_metrics else None,
-        )
-        return _response(each.id, None, result, request.client_id)
-
-    def _metrics(self, each: Running) -> Any:
-        blocks = -(-(len(each.prompt) + len(each.tokens)) // self._limits.tokens_per_block)
-        timing = value_of(
-            "TimingMetrics",
-            arrival_time=datetime.timedelta(seconds=each.arrived),
-            first_scheduled_time=datetime.timedelta(seconds=each.scheduled),
-            first_token_time=datetime.timedelta(seconds=each.first_token),
-            last_token_time=datetime.timedelta(seconds=time.monotonic()),
-        )
-        cache = value_of(
-            "KvCacheMetrics",
-            num_total_allocated_blocks=blocks,
-            num_new_allocated_blocks=blocks - each.reused_blocks,
-            num_reused_blocks=each.reused_blocks,
-            num_missed_blocks=blocks - each.reused_blocks,
-            kv_cache_hit_rate=each.reused_blocks / blocks,
-        )
-        return value_of(
-            "RequestPerfMetrics",
-            timing_metrics=timing,
-            kv_cache_metrics=cache,
-            first_iter=each.first_iteration,
-            last_iter=self._iteration if each.reason else None,
-            iter=self._iteration,
-        )
+        return _values.response(each.id, None, result, each.request.client_id)
 
     def _append_stats(self, started: float, new: int, done: int) -> None:
-        size, total = self._limits.tokens_per_block, settings().kv_blocks
-        used = sum(-(-(each.prefilled + len(each.tokens)) // size) for each in self._running)
-        context = getattr(self, "_context_requests", 0)
-        cache = value_of(
-            "KvCacheStats",
-            max_num_blocks=total,
-            free_num_blocks=total - used,
-            used_num_blocks=used,
-            tokens_per_block=size,
-            alloc_total_blocks=self._reused + self._missed,
-            alloc_new_blocks=self._missed,
+        counts = _values.Counts(
+            iteration=self._iteration,
+            seconds=time.monotonic() - started,
+            new=new,
+            running=len(self._running),
+            queued=len(self._queue),
+            done=done,
+            context_requests=self._context_requests,
+            context_tokens=self._context_tokens,
+            used_blocks=sum(self._blocks(each.prefilled + len(each.tokens)) for each in self._running),
             reused_blocks=self._reused,
             missed_blocks=self._missed,
-            cache_hit_rate=self._reused / max(1, self._reused + self._missed),
         )
-        batching = value_of(
-            "InflightBatchingStats",
-            num_scheduled_requests=len(self._running) + done,
-            num_context_requests=context,
-            num_gen_requests=len(self._running) + done - context,
-            num_paused_requests=0,
-            num_ctx_tokens=getattr(self, "_context_tokens", 0),
-            micro_batch_id=0,
-            avg_num_decoded_tokens_per_iter=1.0,
-        )
-        self._stats.append(
-            value_of(
-                "IterationStats",
-                timestamp=datetime.datetime.now().strftime("%m-%d-%Y %H:%M:%S.%f"),
-                iter=self._iteration,
-                iter_latency_ms=1000 * (time.monotonic() - started),
-                new_active_requests_queue_latency_ms=0.0,
-                num_new_active_requests=new,
-                num_active_requests=len(self._running),
-                num_queued_requests=len(self._queue),
-                num_completed_requests=done,
-                max_num_active_requests=self._limits.max_batch_size,
-                gpu_mem_usage=settings().total_memory - settings().free_memory,
-                cpu_mem_usage=0,
-                pinned_mem_usage=0,
-                kv_cache_stats=cache,
-                inflight_batching_stats=batching,
-            )
-        )
+        self._stats.append(_values.iteration_stats(counts, self._limits.max_batch_size, self._limits.tokens_per_block))
 
-
-def _response(id: int, error: str | None, result: Any, client_id: int | None = None) -> Any:
-    cls = sys.modules["tensorrt_llm.bindings.executor"].Response  # type: ignore[attr-defined]
-    response = cls.__new__(cls)
-    response._request_id, response._error_msg, response._result, response._client_id = id, error, result, client_id
-    return response
-
-
-def stats_as_json(stats: Any) -> str:
-    """Of the attributes of IterationStats that are numbers; upstream in camelCase."""
-    return json.dumps({n: v for n in type(stats)._attributes if isinstance(v := getattr(stats, n), int | float | str)})
+    def _blocks(self, tokens: int) -> int:
+        return -(-tokens // self._limits.tokens_per_block)

@@ -53,13 +53,12 @@ class SchedulerConfig:
         *,
         capacity_scheduler_policy: CapacitySchedulerPolicy = CapacitySchedulerPolicy.GUARANTEED_NO_EVICT,
         context_chunking_policy: ContextChunkingPolicy | None = None,
-        dynamic_batch_config: None = None,
     ) -> None: ...
     @property
     def capacity_scheduler_policy(self) -> CapacitySchedulerPolicy: ...
 
 class KvCacheConfig:
-    """`onboard_blocks` is gone from main after 1.2 and is left out here; give everything by keyword.
+    """Give everything by keyword: main has lost parameters in between after 1.2.
 
     Of `max_tokens`, `free_gpu_memory_fraction` (unset: 0.9 of what is free once the weights are loaded) and
     `max_gpu_total_bytes` the smallest wins.
@@ -70,13 +69,8 @@ class KvCacheConfig:
         *,
         enable_block_reuse: bool = True,
         max_tokens: int | None = None,
-        max_attention_window: Sequence[int] | None = None,
-        sink_token_length: int | None = None,
         free_gpu_memory_fraction: float | None = None,
         host_cache_size: int | None = None,
-        enable_partial_reuse: bool = True,
-        copy_on_partial_reuse: bool = True,
-        event_buffer_max_size: int = 0,
         max_gpu_total_bytes: int = 0,
     ) -> None: ...
     enable_block_reuse: bool
@@ -94,22 +88,16 @@ class ParallelConfig:
         communication_mode: CommunicationMode = CommunicationMode.LEADER,
         device_ids: Sequence[int] | None = None,
         participant_ids: Sequence[int] | None = None,
-        orchestrator_config: None = None,
-        num_nodes: int | None = None,
     ) -> None: ...
     communication_mode: CommunicationMode
     device_ids: Sequence[int] | None
     participant_ids: Sequence[int] | None
 
-class ExtendedRuntimePerfKnobConfig:
-    def __init__(self, multi_block_mode: bool = True, enable_context_fmha_fp32_acc: bool = False) -> None: ...
-    cuda_graph_mode: bool
-    cuda_graph_cache_size: int
-
 class ExecutorConfig:
     """29 parameters upstream, some renamed in their places: give them by keyword.
 
-    Source: the same; the numbers behind the named defaults: cpp/include/tensorrt_llm/executor/executor.h [H]
+    Source: cpp/tensorrt_llm/nanobind/executor/executorConfig.cpp, main 1.1..1.2 [H]; the numbers behind the named
+    defaults: cpp/include/tensorrt_llm/executor/executor.h [H]
     """
 
     def __init__(
@@ -121,18 +109,11 @@ class ExecutorConfig:
         enable_chunked_context: bool = False,
         normalize_log_probs: bool = True,
         iter_stats_max_iterations: int = 1000,
-        request_stats_max_iterations: int = 0,
         batching_type: BatchingType = BatchingType.INFLIGHT,
         max_batch_size: int | None = None,
         max_num_tokens: int | None = None,
         parallel_config: ParallelConfig | None = None,
-        gpu_weights_percent: float = 1.0,
         max_queue_size: int | None = None,
-        extended_runtime_perf_knob_config: ExtendedRuntimePerfKnobConfig = ExtendedRuntimePerfKnobConfig(),
-        recv_poll_period_ms: int = 0,
-        max_seq_idle_microseconds: int = 180000000,
-        gather_generation_logits: bool = False,
-        fail_fast_on_attention_window_too_large: bool = False,
     ) -> None: ...
     max_beam_width: int
     scheduler_config: SchedulerConfig
@@ -145,9 +126,12 @@ class ExecutorConfig:
     max_queue_size: int | None
 
 class SamplingConfig:
-    """The constructor throws at values out of range: top_p has to be in (0, 1], temperature not below 0, and so on.
+    """With neither `top_k` nor `top_p` the most likely token is taken, whatever the temperature.
 
-    Source: the same; the ranges: cpp/tensorrt_llm/executor/samplingConfig.cpp [H]
+    The constructor throws at values out of range: top_p has to be in (0, 1], temperature not below 0, and so on.
+
+    Source: cpp/tensorrt_llm/nanobind/executor/request.cpp, main 1.1..1.2 [H]; the ranges:
+    cpp/tensorrt_llm/executor/samplingConfig.cpp [H]; greedy: cpp/tensorrt_llm/layers/samplingLayer.cpp [L]
     """
 
     def __init__(
@@ -156,22 +140,13 @@ class SamplingConfig:
         *,
         top_k: int | None = None,
         top_p: float | None = None,
-        top_p_min: float | None = None,
-        top_p_reset_ids: int | None = None,
-        top_p_decay: float | None = None,
         seed: int | None = None,
         temperature: float | None = None,
         min_tokens: int | None = None,
-        beam_search_diversity_rate: float | None = None,
         repetition_penalty: float | None = None,
         presence_penalty: float | None = None,
         frequency_penalty: float | None = None,
-        length_penalty: float | None = None,
-        early_stopping: int | None = None,
-        no_repeat_ngram_size: int | None = None,
-        num_return_sequences: int | None = None,
         min_p: float | None = None,
-        beam_width_array: Sequence[int] | None = None,
     ) -> None: ...
     beam_width: int
     top_k: int | None
@@ -182,7 +157,6 @@ class SamplingConfig:
     repetition_penalty: float | None
     presence_penalty: float | None
     frequency_penalty: float | None
-    no_repeat_ngram_size: int | None
     min_p: float | None
 
 class OutputConfig:
@@ -192,12 +166,8 @@ class OutputConfig:
         self,
         *,
         return_log_probs: bool | None = None,
-        return_context_logits: bool | None = None,
-        return_generation_logits: bool | None = None,
         exclude_input_from_output: bool | None = None,
-        return_encoder_output: bool | None = None,
         return_perf_metrics: bool | None = None,
-        additional_model_outputs: None = None,
     ) -> None: ...
     return_log_probs: bool
     exclude_input_from_output: bool
@@ -208,7 +178,10 @@ class Request:
 
     `stop_words` and `bad_words` are lists of lists of token ids. `max_tokens` is cut to what max_seq_len leaves.
 
-    Source: the same; cutting and checks: cpp/tensorrt_llm/batch_manager/llmRequest.cpp, validate [H]
+    Only requests of one `cache_salt_id` share KV blocks.
+
+    Source: cpp/tensorrt_llm/nanobind/executor/request.cpp, main 1.1..1.2 [H]; cutting and checks:
+    cpp/tensorrt_llm/batch_manager/llmRequest.cpp, validate [H]
     """
 
     def __init__(
@@ -226,8 +199,8 @@ class Request:
         client_id: int | None = None,
         return_all_generated_tokens: bool = False,
         priority: float = 0.5,
-        num_return_sequences: int = 1,
         allotted_time_ms: datetime.timedelta | None = None,
+        cache_salt_id: int | None = None,
     ) -> None: ...
     @property
     def input_token_ids(self) -> list[int]: ...

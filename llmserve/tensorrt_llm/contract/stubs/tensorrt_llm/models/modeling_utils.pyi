@@ -1,9 +1,7 @@
 """What all models share: the quantisation they are made with, and how they are made and kept.
 
-Source: tensorrt_llm/models/modeling_utils.py, 1.0 and main 1.1..1.2 [M]
+Source: tensorrt_llm/models/modeling_utils.py, main 1.1..1.2 [H]
 """
-
-from typing import Any
 
 from typing_extensions import Self
 
@@ -19,9 +17,6 @@ class QuantConfig:
         quant_algo: QuantAlgo | None = None,
         kv_cache_quant_algo: QuantAlgo | None = None,
         group_size: int | None = 128,
-        smoothquant_val: float = 0.5,
-        clamp_val: list[float] | None = None,
-        use_meta_recipe: bool = False,
         has_zero_point: bool = False,
         pre_quant_scale: bool = False,
         exclude_modules: list[str] | None = None,
@@ -44,9 +39,6 @@ class PretrainedModel:
         cls,
         ckpt_dir: str,
         rank: int | None = None,
-        config: PretrainedConfig | None = None,
-        *,
-        preprocess_weights_hook: Any = None,
     ) -> Self:
         """A rank's part, of what `save_checkpoint` or `quantize` wrote."""
 
@@ -62,7 +54,6 @@ class PretrainedModel:
         mapping: Mapping | None = None,
         quant_config: QuantConfig | None = None,
         *,
-        device: str = "cuda",
         calib_dataset: str = "cnn_dailymail",
         calib_batches: int = 512,
         calib_batch_size: int = 1,
@@ -70,7 +61,7 @@ class PretrainedModel:
         random_seed: int = 1234,
         tokenizer_max_seq_length: int = 2048,
     ) -> None:
-        """Calibrates, and writes the checkpoint of all ranks to `output_dir`.
+        """Calibrates on a CUDA device, and writes the checkpoint of all ranks to `output_dir`.
 
         Raises ValueError where `quant_config` needs no calibration.
         """

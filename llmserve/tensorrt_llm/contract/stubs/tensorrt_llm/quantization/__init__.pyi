@@ -1,6 +1,6 @@
 """How weights and activations may be quantised.
 
-Source: tensorrt_llm/quantization/mode.py, 1.0 and main 1.1..1.2 [M]
+Source: tensorrt_llm/quantization/mode.py, main 1.1..1.2 [H]; on SM: tensorrt_llm/builder.py, build [H]
 """
 
 import enum
