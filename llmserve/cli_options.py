@@ -98,7 +98,7 @@ class BuildOptions(OptionGroup):
         for name in values:
             if name in foreign:
                 raise ConfigError(f"{name} is no setting of the {backend} backend; leave it away.")
-        return validated(BuildConfig if backend == "native" else TensorRTLLMBuildConfig, values)
+        return validated(BuildConfig, values) if backend == "native" else validated(TensorRTLLMBuildConfig, values)
 
 
 @dataclass(frozen=True)
