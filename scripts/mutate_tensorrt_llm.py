@@ -52,7 +52,7 @@ FAULTS = [
     ),
     Fault(
         "the model's end is not put back", "answers",
-        "                tokens.append(self._end_id)\n", "                pass\n", "test_engine.py",
+        "                tokens.append(self._end_id)\n", "                pass\n", "test_engine_alone.py",
     ),
     Fault(
         "log-probabilities are taken for those of new tokens alone", "answers",
@@ -65,11 +65,11 @@ FAULTS = [
     Fault(
         "work that stands still is not noticed", "guard",
         "        if self._stalled_for() < self._stall_timeout:\n            return None\n", "        return None\n",
-        "test_engine.py",
+        "test_engine_alone.py",
     ),
     Fault(
         "statistics are not added up", "pump",
-        "                        self.totals.add(stats)\n", "", "test_engine.py",
+        "                        self.totals.add(stats)\n", "", "test_engine_alone.py",
     ),
     Fault(
         "another GPU is not noticed", "facts",

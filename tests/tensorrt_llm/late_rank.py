@@ -17,6 +17,9 @@ def main() -> None:
             ranks.gather("early", 0.3)
         except EngineDeadError as e:
             print(f"rank 0: {e}")
+        else:
+            print("rank 0 waited for it")
+            ranks.abort()
     print(ranks.index, ranks.gather("here"))
     line = ranks.line()
     assert line is not None

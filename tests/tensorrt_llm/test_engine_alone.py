@@ -35,7 +35,7 @@ def test_the_models_own_end_is_put_back(engine_dir: EngineDir, tmp_path: Path) -
 
 
 def test_statistics_are_what_the_iterations_said(engine_dir: EngineDir, tmp_path: Path) -> None:
-    with driven(engine_dir, tmp_path, iteration_seconds=0.005) as made:
+    with driven(engine_dir, tmp_path, iteration_seconds=0.01) as made:
         assert made.engine.stats() == Stats(0, 0, 0.0, 0, 0, 0, 0, 0)
         for i in range(6):
             made.engine.submit(Request(i, PROMPT, replace(GREEDY, max_tokens=60)))

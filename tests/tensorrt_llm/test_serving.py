@@ -251,20 +251,18 @@ def test_a_lost_rank_and_a_hang_reach_every_client_and_end_the_job(
 
 
 @pytest.mark.parametrize(
-    "settings, told",
+    "ranks, settings, told",
     [
-        (
-            {"ranks": {1: {"version": "1.2.0"}}},
-            "rank 1: tensorrt_llm 1.2.0 is installed, and llmserve works with",
-        ),
-        ({"ranks": {1: {"sm": [8, 0], "device_name": "A100"}}}, "compute capability 8.0 (A100), and the engine was"),
+        (2, {"version": "1.2.0"}, "rank 1: tensorrt_llm 1.2.0 is installed, and llmserve works with"),
+        (None, {"sm": [8, 0], "device_name": "A100"}, "compute capability 8.0 (A100), and the engine was"),
     ],
+    ids=("version, under mpirun", "GPU, by llmserve alone"),
 )
 def test_ranks_that_do_not_fit_are_a_sentence_before_any_collective(
-    built: Built, tmp_path: Path, settings: dict[str, Any], told: str
+    built: Built, tmp_path: Path, ranks: int | None, settings: dict[str, Any], told: str
 ) -> None:
-    stand_in, log = StandIn(tmp_path / "standin", **settings), tmp_path / "log"
-    with suppress(AssertionError), serving(built.path, log, ranks=2, variables=stand_in.environment()):
+    stand_in, log = StandIn(tmp_path / "standin", ranks={1: settings}), tmp_path / "log"
+    with suppress(AssertionError), serving(built.path, log, ranks=ranks, variables=stand_in.environment()):
         pytest.fail("it must not start")
     assert log.read_text().count(told) == 1, log.read_text()
     assert not [call for rank in (0, 1) for call in stand_in.calls("Executor", rank)]
