@@ -232,7 +232,10 @@ def verify_tensorrt_llm(
         Path | None, typer.Option(metavar="DIR", help="The folder in which tensorrt_llm is installed.")
     ] = None,
 ) -> None:
-    """Compare a TensorRT-LLM with what llmserve calls of it. By its files; nothing of it is loaded."""
+    """Compare a TensorRT-LLM with what llmserve calls of it. By its files; nothing of it is loaded.
+
+    Exits with 1 where something differs, with 3 where nothing does but not all can be read.
+    """
     from llmserve.tensorrt_llm.verify import print_findings
 
     sys.exit(print_findings(wheel, site_packages))
