@@ -10,14 +10,24 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmserve import __version__
 from llmserve.bench.options import OfflineOptions, ServeOptions, TargetOptions, check_target
 from llmserve.cli_groups import SectionedCommand, grouped
-from llmserve.cli_options import BuildOptions, EngineOptions, ModelOptions, ServerOptions
+from llmserve.cli_options import (
+    BackendChoice,
+    BackendOptions,
+    BuildOptions,
+    EngineOptions,
+    MachineOptions,
+    ModelOptions,
+    PlannedOptions,
+    ServerOptions,
+    build_config,
+)
 from llmserve.config import BuildConfig, TensorRTLLMBuildConfig
 from llmserve.errors import ConfigError, LlmserveError
 
@@ -35,6 +45,11 @@ app = typer.Typer(
 DEMO = Path(__file__).parent / "demo"
 """The checkpoint that comes with the package; `llmserve build demo` means this one."""
 
+ConfigFile = Annotated[
+    Path | None, typer.Option(metavar="YAML", help="Settings by the same names, see build_configs/; flags win.")
+]
+Variant = Annotated[str | None, typer.Option(metavar="NAME", help="Which of the variants that the --config has.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a model of the hub. Default: its newest.")]
 Engine = Annotated[Path, typer.Argument(metavar="ENGINE", help="An engine directory made by `llmserve build`.")]
 Temperature = Annotated[float, typer.Option(help="0: always the most likely token.")]
 Seed = Annotated[int, typer.Option(help="Makes sampling repeatable.")]
@@ -67,15 +82,13 @@ def build(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="ENGINE", help="Where the engine is to stand.")],
     options: BuildOptions,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of a model of the hub. Default: its newest.")
-    ] = None,
+    backend: BackendOptions,
+    revision: Revision = None,
     lora: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A PEFT LoRA adapter to merge into the checkpoint.")
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option(metavar="YAML", help="Settings by the same names, see build_configs/; flags win.")
-    ] = None,
+    config: ConfigFile = None,
+    variant: Variant = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an engine that stands at the output.")] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Compare the engine's answers to some prompts with the checkpoint's own.")
@@ -87,20 +100,21 @@ def build(
     from rich.console import Console
     from rich.table import Table
 
+    from llmserve.build_file import read_settings
     from llmserve.checkpoint.find import open_checkpoint
 
     started = time.monotonic()
-    build_config = options.config(_read_yaml(config) if config else {})
+    settings = build_config(read_settings(config, variant), options, backend)
     with _unwinding_signals():
-        if isinstance(build_config, TensorRTLLMBuildConfig):
+        if isinstance(settings, TensorRTLLMBuildConfig):
             for given, flag in ((lora, "--lora"), (check, "--check")):
                 if given:
                     raise ConfigError(f"{flag} is for --backend native only; leave it away.")
             source = open_checkpoint(str(DEMO) if checkpoint == "demo" else checkpoint, revision)
-            rows = _build_tensorrt_llm(source, output, build_config, force)
+            rows = _build_tensorrt_llm(source, output, settings, force)
         else:
             source = open_checkpoint(str(DEMO) if checkpoint == "demo" else checkpoint, revision, lora)
-            rows = _build_native(source, output, build_config, force, check)
+            rows = _build_native(source, output, settings, force, check)
     table = Table(title=f"built {output}", show_header=False, title_justify="left")
     for row in (*rows, ("time", f"{time.monotonic() - started:.1f} s")):
         table.add_row(*row)
@@ -203,6 +217,36 @@ def bench(
         bench_engine(target.engine, config, offline.settings(target.seed), json_file=target.json_file, plot=target.plot)
 
 
+@app.command(cls=SectionedCommand)
+@grouped
+def plan(
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT|CONFIG|ENGINE",
+            help="As for `llmserve build`, but config.json is enough, be it alone or of the hub; or an engine.",
+        ),
+    ],
+    build_options: BuildOptions,
+    planned: PlannedOptions,
+    machine: MachineOptions,
+    backend: Annotated[BackendChoice | None, typer.Option(help="Default: native, or what --config says.")] = None,
+    revision: Revision = None,
+    config: ConfigFile = None,
+    variant: Variant = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Say whether an engine fits, before it is built. Bytes, tokens and sequences, and the speed that memory allows."""
+    from llmserve.build_file import read_settings
+    from llmserve.plan.command import plan_engine
+
+    given = str(DEMO) if checkpoint == "demo" else checkpoint
+    settings = read_settings(config, variant)
+    plan_engine(
+        given, revision, settings, build_options, planned, machine, backend.value if backend else None, as_json=as_json
+    )
+
+
 @app.command()
 def inspect(
     engine: Engine,
@@ -245,18 +289,6 @@ def verify_tensorrt_llm(
 def version() -> None:
     """Print the version."""
     print(__version__)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        data = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:
-        raise ConfigError(f"{path} cannot be read as YAML ({' '.join(str(e).split())}).") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path} holds no settings; write lines like `quant: int8`.")
-    return data
 
 
 @contextmanager

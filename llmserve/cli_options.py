@@ -27,10 +27,6 @@ class WeightsChoice(str, Enum):
     none, int8, int4, int4_awq, int8_sq, fp8 = "none", "int8", "int4", "int4_awq", "int8_sq", "fp8"
 
 
-class BackendChoice(str, Enum):
-    native, tensorrt_llm = "native", "tensorrt-llm"
-
-
 class DTypeChoice(str, Enum):
     auto, float32, bfloat16, float16 = "auto", "float32", "bfloat16", "float16"
 
@@ -47,11 +43,14 @@ class DeviceChoice(str, Enum):
     cpu, cuda = "cpu", "cuda"
 
 
+class BackendChoice(str, Enum):
+    native, tensorrt_llm = "native", "tensorrt-llm"
+
+
 @dataclass(frozen=True)
 class BuildOptions(OptionGroup):
-    """None: as a YAML file says, or else the default of the backend's config."""
+    """None: as a YAML file says, or else BuildConfig's default."""
 
-    backend: Annotated[BackendChoice | None, Option(help="Whose engine to build. Default: native, our own.")] = None
     quant: Annotated[
         WeightsChoice | None,
         Option(help="Weight-only int8, int4; tensorrt-llm also has calibrated int4_awq, int8_sq, fp8. Default: none."),
@@ -65,40 +64,56 @@ class BuildOptions(OptionGroup):
     tp_size: Annotated[int | None, Option(help="Ranks to shard over. Default: 1.")] = None
     dtype: Annotated[DTypeChoice | None, Option(help="Of activations and unquantised weights. Default: auto.")] = None
     device: Annotated[DeviceChoice | None, Option(help="What the engine will run on. Default: cpu.")] = None
-    max_batch_size: Annotated[int | None, Option(help="tensorrt-llm: sequences that run at once. Default: 64.")] = None
-    max_seq_len: Annotated[
-        int | None, Option(help="tensorrt-llm: tokens of a sequence, prompt included. Default: the model's.")
+
+    def config(self, from_file: dict[str, Any]) -> BuildConfig:
+        given = {name: value for name, value in self.values().items() if value is not None}
+        return validated(BuildConfig, from_file | given)
+
+
+@dataclass(frozen=True)
+class BackendOptions(OptionGroup):
+    """Who builds and executes the engine, and what only TensorRT-LLM's builder is told."""
+
+    SECTION = "TensorRT-LLM"
+
+    backend: Annotated[
+        BackendChoice | None, Option(help="tensorrt-llm: NVIDIA's builder and executor. Default: native, our own.")
     ] = None
-    max_input_len: Annotated[
-        int | None, Option(help="tensorrt-llm: tokens of a prompt. Default: all of a sequence's but one.")
-    ] = None
-    max_num_tokens: Annotated[int | None, Option(help="tensorrt-llm: tokens in one step. Default: 8192.")] = None
+    max_batch_size: Annotated[int | None, Option(help="sequences that run at once. Default: 64.")] = None
+    max_seq_len: Annotated[int | None, Option(help="tokens of a sequence, prompt included. Default: the model's.")] = (
+        None
+    )
+    max_input_len: Annotated[int | None, Option(help="tokens of a prompt. Default: all of a sequence's but one.")] = (
+        None
+    )
+    max_num_tokens: Annotated[int | None, Option(help="tokens in one step. Default: 8192.")] = None
     timing_cache: Annotated[
         str | None,
-        Option(metavar="FILE", help="tensorrt-llm: TensorRT's measurements, to build quicker again. Default: none."),
+        Option(metavar="FILE", help="TensorRT's measurements, to build quicker again. Default: none."),
     ] = None
     calib_dataset: Annotated[
-        str | None, Option(help="tensorrt-llm: name or folder of the data to calibrate on. Default: cnn_dailymail.")
+        str | None, Option(help="name or folder of the data to calibrate on. Default: cnn_dailymail.")
     ] = None
     trust_remote_code: Annotated[
-        bool | None, Option("--trust-remote-code", help="tensorrt-llm: let it run code that the checkpoint brings.")
+        bool | None, Option("--trust-remote-code", help="let it run code that the checkpoint brings.")
     ] = None
 
-    def config(self, from_file: dict[str, Any]) -> BuildConfig | TensorRTLLMBuildConfig:
-        """ConfigError names a setting that the chosen backend does not have."""
-        values = from_file | {name: value for name, value in self.values().items() if value is not None}
-        ours, theirs = set(BuildConfig.model_fields), set(TensorRTLLMBuildConfig.model_fields)
-        match backend := values.get("backend", "native"):
-            case "native":
-                foreign = theirs - ours
-            case "tensorrt-llm":
-                foreign = ours - theirs
-            case _:
-                raise ConfigError(f"backend is {backend!r:.100}; choose native or tensorrt-llm.")
-        for name in values:
-            if name in foreign:
-                raise ConfigError(f"{name} is no setting of the {backend} backend; leave it away.")
-        return validated(BuildConfig, values) if backend == "native" else validated(TensorRTLLMBuildConfig, values)
+
+def build_config(
+    from_file: dict[str, Any], options: BuildOptions, backend_options: BackendOptions
+) -> BuildConfig | TensorRTLLMBuildConfig:
+    """ConfigError names a setting that the chosen backend does not have."""
+    given = options.values() | backend_options.values()
+    values = from_file | {name: value for name, value in given.items() if value is not None}
+    backend = values.pop("backend", "native")
+    if backend not in ("native", "tensorrt-llm"):
+        raise ConfigError(f"backend is {backend!r:.100}; choose native or tensorrt-llm.")
+    ours, theirs = set(BuildConfig.model_fields), set(TensorRTLLMBuildConfig.model_fields)
+    foreign = theirs - ours if backend == "native" else ours - theirs
+    for name in values:
+        if name in foreign:
+            raise ConfigError(f"{name} is no setting of the {backend} backend; leave it away.")
+    return validated(BuildConfig, values) if backend == "native" else validated(TensorRTLLMBuildConfig, values)
 
 
 @dataclass(frozen=True)
@@ -157,6 +172,50 @@ class EngineOptions(ModelOptions):
         float | None,
         Option(help="tensorrt-llm: seconds without a step, while there is work, that end the server. Default: 8."),
     ] = None
+
+
+@dataclass(frozen=True)
+class PlannedOptions(OptionGroup):
+    """Of what a planned engine is to serve; `llmserve run` takes them by the same names."""
+
+    SECTION = "Serving"
+
+    max_model_len: Annotated[
+        int | None, Option(help="Tokens of a sequence that must fit. Default: as many as do, of the model's.")
+    ] = None
+    max_num_seqs: Annotated[
+        int | None, Option(help="Sequences that run at once. Default: 64, or max_batch_size of --config.")
+    ] = None
+    max_num_batched_tokens: Annotated[
+        int | None, Option(help="Tokens in one step. Default: 1024, or max_num_tokens of --config.")
+    ] = None
+    kv_cache_dtype: Annotated[
+        KVDTypeChoice, Option(help="Of keys and values. auto: float32 in a float32 engine, else bfloat16.")
+    ] = KVDTypeChoice.auto
+    block_size: Annotated[int, Option(help="Tokens in a block of the paged KV cache.")] = 16
+
+    def config(self, from_file: dict[str, Any]) -> EngineConfig:
+        given = {name: value for name, value in self.values().items() if value is not None}
+        return validated(EngineConfig, from_file | given)
+
+
+@dataclass(frozen=True)
+class MachineOptions(OptionGroup):
+    """Of what is planned for."""
+
+    SECTION = "Machine"
+
+    gpu: Annotated[
+        str | None,
+        Option(metavar="NAME", help="H200, L4, …, or cpu: this host. Default: all GPUs there are figures of."),
+    ] = None
+    memory: Annotated[
+        str | None, Option(metavar="SIZE", help="Instead of the GPU's, or of a machine without a name: 24GB.")
+    ] = None
+    bandwidth: Annotated[str | None, Option(metavar="SIZE/s", help="Likewise, of its memory: 60GB/s.")] = None
+    memory_utilization: Annotated[
+        float, Option(help="Share of the memory that may be used; the rest is the driver's and what gets lost.")
+    ] = 0.9
 
 
 @dataclass(frozen=True)

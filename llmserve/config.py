@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from llmserve.errors import ConfigError, EngineDirError
 from llmserve.request import Pooling
 
-ENGINE_FORMAT = 3
+ENGINE_FORMAT = 4
 """Version of the engine directory: 3 cuts feed-forward blocks by whole panels. Others are refused."""
 
 DType = Literal["float32", "bfloat16", "float16"]
@@ -159,7 +159,6 @@ class BuildConfig(Frozen):
 
     model_config = ConfigDict(strict=True)  # YAML's `yes` is no number
 
-    backend: Literal["native"] = "native"
     quant: Quant = "none"
     head_quant: Quant | None = None  # of the LM head; None: int8 in an int4 engine, else as `quant`
     group_size: int | None = None  # None: the largest of 128, 64, 32 that divides every sharded matrix
@@ -178,7 +177,6 @@ class TensorRTLLMBuildConfig(Frozen):
 
     model_config = ConfigDict(strict=True)
 
-    backend: Literal["tensorrt-llm"] = "tensorrt-llm"
     quant: TensorRTLLMQuant = "none"
     tp_size: int = Field(default=1, ge=1, le=MAX_TP_SIZE)
     dtype: DType | Literal["auto"] = "auto"  # auto: the checkpoint's, float16 for a float32 one
@@ -207,7 +205,7 @@ class EngineConfig(Frozen):
     prefix_caching: bool = True
     overlap: bool | None = None  # prepare the next step while this one is computed; None: where a core is left for it
     threads: int | None = Field(default=None, ge=1, le=4096)  # per rank; None: the host's cores over its ranks
-    verify: bool = True  # compare every shard with its sha256 before use
+    verify: bool = True  # compare every shard with its BLAKE3 before use
     stall_timeout: float | None = Field(default=None, gt=0)  # tensorrt-llm: see tensorrt_llm.rank; None: its default
 
     def require_native(self) -> None:
@@ -233,7 +231,7 @@ class ServerConfig(Frozen):
 
 class FileRecord(Frozen):
     size: int
-    sha256: str
+    blake3: str  # hex
 
 
 class GenerationDefaults(Frozen):

@@ -46,7 +46,6 @@ class Vocabulary:
         self.end = len(tokens)  # stands for the end of an answer; which tokens end one is for each request to say
         wrapper: Any = _Tokens(tokens, special)
         self.tokenizer = LLTokenizer(wrapper)
-        wrapper.longest_first = self.tokenizer.greedy_tokenize
 
     @staticmethod
     def of(tokenizer: Tokenizer, vocab_size: int) -> Vocabulary:
@@ -67,10 +66,9 @@ class _Tokens:
     def __init__(self, tokens: Sequence[bytes], special: Iterable[int]) -> None:
         self.tokens = tokens
         self.special_token_ids = list(special)
-        self.longest_first: Callable[[str], list[int]] = lambda text: []  # is the library's, once it is there
 
     def __call__(self, text: str) -> list[int]:
-        return self.longest_first(text)
+        raise NotImplementedError("only a grammar that forces tokens asks how a text is written, and none may")
 
 
 class Grammar:
@@ -193,4 +191,5 @@ def _sentence(error: str) -> str:
     line = (error.strip().splitlines() or ["it is too complex"])[0]
     if line.startswith("panic:"):  # followed by what is for the library's authors
         line = "it is nothing that the grammar library can follow"
-    return line.removesuffix(".")[:300] + "."
+    printable = "".join(char if char.isprintable() else " " for char in line[:300])
+    return printable.removesuffix(".") + "."

@@ -54,7 +54,7 @@ def _summary(engine: EngineDir) -> Table:
     ):
         table.add_row(key, value)
     for name, record in m.files.items():
-        table.add_row(name, f"{readable_bytes(record.size)}, sha256 {record.sha256[:16]}")
+        table.add_row(name, f"{readable_bytes(record.size)}, blake3 {record.blake3[:16]}")
     return table
 
 

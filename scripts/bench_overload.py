@@ -34,14 +34,14 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import httpx
 import psutil
 from cpu_bench.machine import ForeignLoad, describe
+from serving_bench.arguments import parse, parser_of
 from serving_bench.figures import plot_overload
 from serving_bench.load import Loader, Outcome, Range
-from serving_bench.server import Server, serving, split_arguments
+from serving_bench.server import Server, serving
 from serving_bench.tables import Check, check_table, markdown_table, ms
 from serving_bench.watch import Sample, Watch
 
@@ -211,9 +211,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("engine", type=Path)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser = parser_of(__doc__)
     parser.add_argument("--max-num-seqs", type=int, default=32)
     parser.add_argument("--max-queue", type=int, default=64)
     parser.add_argument("--overload", type=float, default=4, help="times the peak")
@@ -223,10 +221,7 @@ def main() -> None:
     parser.add_argument("--window", type=float, default=30, help="seconds over which throughput is taken")
     parser.add_argument("--prompt-len", default="16-64")
     parser.add_argument("--output-len", default="64-192")
-    parser.add_argument("--seed", type=int, default=0)
-    own, further = split_arguments(sys.argv[1:])
-    args = parser.parse_args(own)
-    args.out.mkdir(parents=True, exist_ok=True)
+    args, further = parse(parser)
     try:
         plan = plan_of(args)
         flags = ["--max-num-seqs", str(plan.max_num_seqs), "--max-queue", str(plan.max_queue), *further]

@@ -37,14 +37,14 @@ import sys
 import time
 from collections.abc import Coroutine
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
 from cpu_bench.machine import ForeignLoad, describe
+from serving_bench.arguments import parse, parser_of
 from serving_bench.figures import plot_stall
 from serving_bench.gaps import ChunkTime, Phases, Spread, above_line, beyond_chunk, chunk_time, split
-from serving_bench.server import Server, metrics_of, serving, split_arguments
+from serving_bench.server import Server, metrics_of, serving
 from serving_bench.tables import Check, check_table, markdown_table, ms
 
 from llmserve.bench.client import Client
@@ -235,19 +235,14 @@ def plan_of(args: argparse.Namespace) -> Plan:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("engine", type=Path)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser = parser_of(__doc__)
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--prompt-len", type=int, default=16384)
     parser.add_argument("--max-num-batched-tokens", type=int, default=256)
     parser.add_argument("--depths", type=int, default=12, help="at which a chunk alone is measured")
     parser.add_argument("--repeats", type=int, default=3, help="how often, at each")
     parser.add_argument("--settle", type=float, default=10, help="seconds of streams before and after the prompt")
-    parser.add_argument("--seed", type=int, default=0)
-    own, further = split_arguments(sys.argv[1:])
-    args = parser.parse_args(own)
-    args.out.mkdir(parents=True, exist_ok=True)
+    args, further = parse(parser)
     try:
         plan = plan_of(args)
         flags = ["--max-num-batched-tokens", str(plan.budget), *further]

@@ -23,7 +23,7 @@ from types import ModuleType
 from scheduler_faults import FAULTS, Fault
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ["tests/scheduler", "-q", "-x", "-p", "no:cacheprovider", "-k", "not test_a_long_queue_costs_nothing"]
+TESTS = ["tests/scheduler", "-q", "-x", "-p", "no:cacheprovider"]
 TIME_LIMIT = 300.0
 
 

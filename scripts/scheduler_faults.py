@@ -214,6 +214,17 @@ FAULTS = (
         "",
     ),
     Fault("the queue miscounts", "waiting", "        self._count -= 1\n", ""),
+    Fault(
+        "the queue is walked by who leaves it",
+        "waiting",
+        "        del line[seq.id]\n",
+        "        del line[next(id for id, each in line.items() if each is seq)]\n",
+    ),
+    _scheduler(
+        "the queue is walked by who comes",
+        "        self._waiting.add(seq)\n",
+        "        assert seq not in list(self._waiting)\n        self._waiting.add(seq)\n",
+    ),
     # ends
     _scheduler("one token too many", "        elif at + 1 >= seq.limit:\n", "        elif at >= seq.limit:\n"),
     _scheduler("one token too few", "        elif at + 1 >= seq.limit:\n", "        elif at + 2 >= seq.limit:\n"),

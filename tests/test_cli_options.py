@@ -15,7 +15,16 @@ from llmserve import __version__
 from llmserve.bench.options import OfflineOptions, ServeOptions, TargetOptions
 from llmserve.cli import app
 from llmserve.cli_groups import OptionGroup, grouped
-from llmserve.cli_options import BuildOptions, EngineOptions, ModelOptions, ServerOptions
+from llmserve.cli_options import (
+    BackendOptions,
+    BuildOptions,
+    EngineOptions,
+    MachineOptions,
+    ModelOptions,
+    PlannedOptions,
+    ServerOptions,
+    build_config,
+)
 from llmserve.config import BuildConfig, EngineConfig, ServerConfig, TensorRTLLMBuildConfig
 from llmserve.errors import ConfigError
 
@@ -49,11 +58,14 @@ def names(config: type[Any]) -> set[str]:
 def test_every_setting_has_an_option_with_its_default() -> None:
     assert {field.name for field in fields(EngineOptions)} == names(EngineConfig)
     assert {field.name for field in fields(ServerOptions)} == names(ServerConfig)
-    assert {field.name for field in fields(BuildOptions)} == names(BuildConfig) | names(TensorRTLLMBuildConfig)
+    assert {field.name for field in fields(BuildOptions)} == names(BuildConfig)
+    both = {"backend"} | names(BuildConfig) | names(TensorRTLLMBuildConfig)
+    assert {field.name for group in (BuildOptions, BackendOptions) for field in fields(group)} == both
     assert EngineOptions().config() == ModelOptions().config() == EngineConfig()
     assert ServerOptions().config() == ServerConfig()
     assert BuildOptions().config({}) == BuildConfig()
-    assert BuildOptions().config({"backend": "tensorrt-llm"}) == TensorRTLLMBuildConfig()
+    assert build_config({}, BuildOptions(), BackendOptions()) == BuildConfig()
+    assert build_config({"backend": "tensorrt-llm"}, BuildOptions(), BackendOptions()) == TensorRTLLMBuildConfig()
 
 
 @pytest.fixture
@@ -118,7 +130,7 @@ def test_build_flags_win_over_the_file() -> None:
 )
 def test_a_backend_has_settings_of_its_own(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        BuildOptions().config(settings)
+        build_config(settings, BuildOptions(), BackendOptions())
 
 
 def test_what_cannot_be_used_is_one_sentence() -> None:
@@ -133,6 +145,7 @@ GROUPS: dict[str, tuple[type[OptionGroup], ...]] = {
     "bench": (TargetOptions, OfflineOptions, EngineOptions, ServeOptions),
     "chat": (ModelOptions,),
     "build": (BuildOptions,),
+    "plan": (BuildOptions, PlannedOptions, MachineOptions),
 }
 
 

@@ -212,6 +212,12 @@ def test_a_text_without_an_alternative_may_be_written_in_any_tokens(library: Lib
     assert next_tokens(begin(library, text)) == {ID[b"a"], ID[b"ab"]}
 
 
+def test_a_grammar_that_forces_tokens_is_refused(library: Library) -> None:
+    """How the model would write a text is nothing that this side of a request knows."""
+    with pytest.raises(RequestError, match="nothing that the grammar library can follow"):
+        begin(library, json.dumps({"grammars": [{"lark_grammar": 'start: "abc"'}]}))
+
+
 def test_the_name_of_a_special_token_is_text_like_any_other(library: Library) -> None:
     """Written by that token, it would end the answer in the middle of its form."""
     for text in (choice(["a<end>b"]), json_schema({"const": "<end>"})):

@@ -30,7 +30,8 @@ MAY_IMPORT = {
     "models": "layers ops config errors",
     "checkpoint": "config errors",
     "checkpoint.text_files": "checkpoint tokenizer errors",
-    "checkpoint.build": "checkpoint checkpoint.text_files models layers quant tokenizer config errors",
+    "checkpoint.ranks": "checkpoint models layers quant config errors",
+    "checkpoint.build": "checkpoint checkpoint.ranks checkpoint.text_files models layers quant tokenizer config errors",
     "runtime": "models layers ops comm checkpoint scheduler config request errors",
     # text
     "tokenizer": "config request errors",
@@ -46,7 +47,7 @@ MAY_IMPORT = {
     "engine.link": "engine.endpoint engine.messages errors",
     "engine.serve": "engine.link engine.messages request errors",
     "tensorrt_llm": "engine.capabilities engine.launch engine.link engine.messages engine.serve comm models checkpoint "
-    "checkpoint.build checkpoint.text_files config request errors",
+    "checkpoint.ranks checkpoint.text_files config request errors",
     "engine": "engine.messages engine.endpoint engine.launch engine.link engine.serve tensorrt_llm runtime scheduler "
     "comm checkpoint grammar tokenizer config request errors logs",
     # HTTP
@@ -56,14 +57,17 @@ MAY_IMPORT = {
     "check": "runtime models layers ops comm checkpoint checkpoint.build scheduler tokenizer config errors",
     # measuring
     "bench": "engine cli_groups config request errors progress logs",
+    # judging before a build
+    "plan": "runtime models layers ops checkpoint checkpoint.ranks cli_options config errors",
     # the command line
+    "build_file": "errors",
     "cli_groups": "",
     "cli_options": "cli_groups config request errors",
     "inspect": "checkpoint config errors",
     "doctor": "engine.launch runtime ops errors",
     "terminal": "server tokenizer engine.endpoint engine.group config request errors logs",
-    "cli": "cli_groups cli_options server terminal bench inspect doctor engine engine.launch check checkpoint "
-    "checkpoint.build tensorrt_llm tensorrt_llm.verify progress config errors logs",
+    "cli": "cli_groups cli_options build_file server terminal bench inspect doctor engine engine.launch check plan "
+    "checkpoint checkpoint.build tensorrt_llm tensorrt_llm.verify progress config errors logs",
     "__main__": "cli",
 }
 """Part → parts it may import. A part is a module or package of llmserve; `a.b` is not part of `a`."""
@@ -81,7 +85,8 @@ BESIDE_THE_STANDARD_LIBRARY = {
     "runtime": "torch",
     "check": "torch",
     "comm": "torch numpy mpi4py",
-    "checkpoint": "torch safetensors huggingface_hub",
+    "checkpoint": "torch safetensors huggingface_hub blake3",
+    "checkpoint.ranks": "",
     "checkpoint.text_files": "",
     "checkpoint.build": "",
     "engine.capabilities": "msgspec",
@@ -97,6 +102,8 @@ BESIDE_THE_STANDARD_LIBRARY = {
     "tensorrt_llm.verify": "",
     "tokenizer": "tokenizers sentencepiece jinja2",
     "grammar": "llguidance",
+    "plan": "torch rich",
+    "build_file": "yaml",
     "bench": "pydantic rich typer httpx matplotlib",
 }
 """Part → other people's packages it may import; of those that are not listed, none is held to anything."""

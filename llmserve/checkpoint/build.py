@@ -8,36 +8,37 @@ computed, so a full disk shows early.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llmserve import __version__
 from llmserve.checkpoint.disk import readable_bytes
 from llmserve.checkpoint.engine_dir import EngineDirWriter, shard_name
-from llmserve.checkpoint.source import Checkpoint, Int4Form
-from llmserve.checkpoint.tensor_file import TensorFileWriter, TensorSpec
+from llmserve.checkpoint.ranks import (
+    TIED_HEAD,
+    checkpoint_dtype,
+    divide,
+    given_int4,
+    shard_metadata,
+    shard_specs,
+)
+from llmserve.checkpoint.source import Checkpoint
+from llmserve.checkpoint.tensor_file import TensorFileWriter
 from llmserve.checkpoint.text_files import load_tokenizer, text_files, tokenizer_sha256
-from llmserve.config import MAX_TP_SIZE, BuildConfig, Manifest, ModelConfig
+from llmserve.config import BuildConfig, Manifest, ModelConfig
 from llmserve.errors import BuildError, CheckpointError
-from llmserve.layers.layout import make_layout
 from llmserve.layers.parameter import Matrix, Parameter
-from llmserve.models import make_model, read_config
+from llmserve.models import read_config
 from llmserve.models.decoder import Decoder
 from llmserve.models.generation import read_generation
-from llmserve.quant import GROUP_SIZES
-from llmserve.quant.given_int4 import GivenInt4
 
 Progress = Callable[[str, int, int], None]
 """Called with the phase, the bytes done and the bytes in all."""
 
 NOT_WEIGHTS = (".rotary_emb.inv_freq", ".rotary_pos_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 """Endings of tensors that old checkpoints hold and that are computed, not learned."""
-
-TIED_HEAD = "lm_head.weight"
-"""What a tied head is called where a checkpoint holds it although it is the embedding table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +61,11 @@ def build_engine(
     report = progress or (lambda phase, done, total: None)
     model = read_config(checkpoint.config)
     _check_counts(checkpoint, model)
-    given = _given(checkpoint)
-    config = _for_given(config, given)
     dtype = config.dtype if config.dtype != "auto" else checkpoint_dtype(checkpoint)
-    group_size = _group_size(model, config, dtype, given)
-    ranks = [_rank_model(model, config, group_size, dtype, rank, given) for rank in range(config.tp_size)]
-    checkpoint = with_prefix(checkpoint, ranks[0])
-    used = _check_tensors(checkpoint, ranks)
+    ranks = divide(model, config, dtype, given_int4(checkpoint))
+    config = ranks.config
+    checkpoint = with_prefix(checkpoint, ranks.models[0])
+    used = _check_tensors(checkpoint, ranks.models)
     tokenizer = load_tokenizer(checkpoint)
     eos = None if tokenizer is None else tokenizer.eos_token_id
     generation = read_generation(checkpoint.config, checkpoint.generation_config, model.vocab_size, eos)
@@ -77,8 +76,8 @@ def build_engine(
         model=model,
         quant=config.quant,
         head_quant=config.head,
-        group_size=group_size,
-        zero_points=given is not None and given.form.zero_points,
+        group_size=ranks.group_size,
+        zero_points=ranks.zero_points,
         tp_size=config.tp_size,
         dtype=dtype,
         generation=generation.defaults,
@@ -87,7 +86,7 @@ def build_engine(
         files={},
     )
     with EngineDirWriter(target, force) as writer:
-        _write_shards(checkpoint, ranks, writer.path, report)
+        _write_shards(checkpoint, ranks.models, writer.path, report)
         for file in text_files(checkpoint):
             writer.add_file(file)
         total = sum(file.stat().st_size for file in writer.path.iterdir())
@@ -113,117 +112,6 @@ def _check_counts(checkpoint: Checkpoint, model: ModelConfig) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
-    """A checkpoint's own int4 matrices, which its engine keeps as they are."""
-
-    form: Int4Form
-    head: bool  # the LM head is one of them
-
-
-def _given(checkpoint: Checkpoint) -> _Given | None:
-    form = checkpoint.int4
-    return None if form is None else _Given(form, TIED_HEAD in checkpoint and checkpoint.is_int4(TIED_HEAD))
-
-
-def _for_given(config: BuildConfig, given: _Given | None) -> BuildConfig:
-    """`config` with what a checkpoint of int4 decides. BuildError where it asks for something else."""
-    if given is None:
-        return config
-    method = given.form.method
-    if config.quant != "int4" and "quant" in config.model_fields_set:
-        raise BuildError(
-            f"the checkpoint's weights are int4 ({method}) and cannot be had as --quant {config.quant} without "
-            "rounding them twice; leave --quant away, or use the model's BF16 or F16 checkpoint."
-        )
-    head = config.head_quant or ("int4" if given.head else "none")
-    if given.head and head != "int4":
-        raise BuildError(
-            f"the checkpoint's LM head is int4 ({method}) and cannot be had as --head-quant {head}; leave it away."
-        )
-    if config.group_size and given.form.group_size % config.group_size:
-        raise BuildError(
-            f"--group-size {config.group_size} does not divide the checkpoint's groups of {given.form.group_size}; "
-            "leave it away to keep them."
-        )
-    return config.model_copy(update={"quant": "int4", "head_quant": head})
-
-
-def _rank_model(
-    model: ModelConfig, config: BuildConfig, group_size: int | None, dtype: str, rank: int, given: _Given | None
-) -> Decoder:
-    zero_points = given is not None and given.form.zero_points
-    layout = make_layout(config.quant, config.head, group_size, dtype, rank, config.tp_size, zero_points)
-    if given is not None:
-        assert group_size is not None
-        kept = GivenInt4(group_size, zero_points)
-        layout = replace(layout, scheme=kept, head_scheme=kept if given.head else layout.head_scheme)
-    return make_model(model, layout)
-
-
-def checkpoint_dtype(checkpoint: Checkpoint) -> Any:
-    """transformers writes `torch_dtype`, from version 5 on `dtype`; without either, what holds every tensor exactly."""
-    name = checkpoint.config.get("torch_dtype") or checkpoint.config.get("dtype")
-    if name is None:
-        kinds = {str(checkpoint.spec(tensor).dtype).removeprefix("torch.") for tensor in checkpoint.names()}
-        floats = kinds & {"float16", "bfloat16", "float32", "float64"}
-        return floats.pop() if floats in ({"float16"}, {"bfloat16"}) else "float32"
-    if name not in ("float32", "bfloat16", "float16"):
-        raise CheckpointError(
-            f"config.json gives the dtype as {name!r:.200}; choose one with --dtype float32, bfloat16 or float16."
-        )
-    return name
-
-
-def _group_size(model: ModelConfig, config: BuildConfig, dtype: str, given: _Given | None) -> int | None:
-    """The int4 group size: the one asked for, else the largest that every sharded matrix can be cut into.
-
-    BuildError says what cannot be cut as `config` wants it, and what to choose instead.
-    """
-    if "int4" not in (config.quant, config.head) and config.group_size is not None:
-        raise BuildError(f"--group-size {config.group_size} is for --quant int4 only, not for {config.quant}.")
-    try:
-        return _fitting_group_size(model, config, dtype, given)
-    except BuildError as e:
-        raise BuildError(f"{str(e).removesuffix('.')}; {_what_fits(model, config, dtype, given)}.") from None
-
-
-def _fitting_group_size(model: ModelConfig, config: BuildConfig, dtype: str, given: _Given | None) -> int | None:
-    """Found by trying, as what can be cut is for the layers to say. BuildError where nothing fits."""
-    sizes: tuple[int | None, ...] = GROUP_SIZES if "int4" in (config.quant, config.head) else (None,)
-    if given is not None:
-        sizes = tuple(size for size in GROUP_SIZES if given.form.group_size % size == 0)
-    reason = ""
-    for size in sizes if config.group_size is None else (config.group_size,):
-        try:
-            for rank in {0, config.tp_size - 1}:  # only the last one's share may be of another size
-                for parameter in _rank_model(model, config, size, dtype, rank, given).parameters():
-                    parameter.layout()
-            return size
-        except BuildError as e:
-            reason = str(e)
-    raise BuildError(reason)
-
-
-def _what_fits(model: ModelConfig, config: BuildConfig, dtype: str, given: _Given | None) -> str:
-    """The least change to `config` that can be built."""
-
-    def fits(**change: Any) -> bool:
-        try:
-            _fitting_group_size(model, config.model_copy(update=change), dtype, given)
-        except BuildError:
-            return False
-        return True
-
-    if config.group_size is not None and fits(group_size=None):
-        return "leave --group-size away to use the largest that fits"
-    if sizes := [n for n in range(1, min(model.num_heads, MAX_TP_SIZE) + 1) if fits(tp_size=n)]:
-        return f"choose a tp_size among {', '.join(map(str, sizes))}"
-    if given is not None:
-        return "use the model's BF16 or F16 checkpoint"
-    return "use --quant int8" if fits(quant="int8", group_size=None) else "use --quant int8 and tp_size=1"
-
-
 def with_prefix(checkpoint: Checkpoint, model: Decoder) -> Checkpoint:
     """Saved without its LM head, a model's names lack their first part (GPT-2's own checkpoint is such a one)."""
     table = model.embedding.table.pieces[0].source
@@ -232,7 +120,7 @@ def with_prefix(checkpoint: Checkpoint, model: Decoder) -> Checkpoint:
     return checkpoint.under(f"{prefix}.") if table not in checkpoint and rest in checkpoint else checkpoint
 
 
-def _check_tensors(checkpoint: Checkpoint, ranks: list[Decoder]) -> set[str]:
+def _check_tensors(checkpoint: Checkpoint, ranks: Sequence[Decoder]) -> set[str]:
     """The names of all tensors that the engine is made of. BuildError for one that the model would leave out."""
     used = set()
     for model in ranks:
@@ -303,13 +191,12 @@ def _check_tied_head(checkpoint: Checkpoint, table: str | None) -> None:
         )
 
 
-def _write_shards(checkpoint: Checkpoint, ranks: list[Decoder], folder: Path, report: Progress) -> None:
+def _write_shards(checkpoint: Checkpoint, ranks: Sequence[Decoder], folder: Path, report: Progress) -> None:
     with ExitStack() as open_files:
         writers = []
         for rank, model in enumerate(ranks):
-            specs = {n: TensorSpec(*spec) for p in model.parameters() for n, spec in p.layout().items()}
-            metadata = {"format": "pt", "rank": str(rank)}
-            writers.append(open_files.enter_context(TensorFileWriter(folder / shard_name(rank), specs, metadata)))
+            file = folder / shard_name(rank)
+            writers.append(open_files.enter_context(TensorFileWriter(file, shard_specs(model), shard_metadata(rank))))
         total = sum(spec.nbytes for w in writers for spec in w.specs.values())
         done = 0
         for model, writer in zip(ranks, writers, strict=True):

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from llmserve.checkpoint.disk import Progress, fsync_path, sha256_file, write_failed
+from llmserve.checkpoint.disk import Progress, blake3_file, fsync_path, write_failed
 from llmserve.config import FileRecord, Manifest
 from llmserve.errors import BuildError, CheckpointError, EngineDirError
 
@@ -95,25 +95,26 @@ class EngineDir:
         """Raises EngineDirError unless it is an engine of our own: what is done with it reads its shards."""
         if self.manifest.executor != "native":
             raise EngineDirError(
-                f"{self.path} is an engine of {self.manifest.executor}, which can only be served: `llmserve run "
-                f"{self.path}`."
+                f"{self.path} is an engine of {self.manifest.executor}, which can only be served (`llmserve run "
+                f"{self.path}`)."
             )
 
-    def verify(self, names: Iterable[str] | None = None, progress: Progress | None = None) -> None:
-        """Compares the files of these names (None: all) with their sha256. Raises EngineDirError at the first altered.
+    def verify(self, names: Iterable[str] | None = None, progress: Progress | None = None, *, threads: int = 1) -> None:
+        """Compares the files of these names (None: all) with their BLAKE3. Raises EngineDirError at the first altered.
 
-        `progress` is called with the bytes checked so far, of the sum of these files' sizes.
+        One file after the other, each on so many `threads`. `progress` is called with the bytes checked so far, of the
+        sum of these files' sizes.
         """
         done = 0
         for name in self.manifest.files if names is None else names:
             record, file = self.manifest.files[name], self.path / name
             try:
-                digest = sha256_file(file, progress, done)
+                digest = blake3_file(file, threads, progress, done)
             except OSError as e:
                 raise EngineDirError(f"{file} cannot be read: {e.strerror or e}.") from None
-            if digest != record.sha256:
+            if digest != record.blake3:
                 raise EngineDirError(
-                    f"{file} was altered: its sha256 is {digest[:16]}…, {_MANIFEST} says {record.sha256[:16]}…; "
+                    f"{file} was altered: its blake3 is {digest[:16]}…, {_MANIFEST} says {record.blake3[:16]}…; "
                     "build the engine again or copy it again."
                 )
             done += record.size
@@ -196,20 +197,21 @@ class EngineDirWriter:
             raise write_failed(e, copy, size) from None
 
     def finish(self, manifest: Manifest, progress: Progress | None = None) -> Manifest:
-        """Records every file's size and sha256, makes all durable, writes engine.json and puts the engine in place.
+        """Records every file's size and BLAKE3, makes all durable, writes engine.json and puts the engine in place.
 
         `manifest.files` is ignored and filled in; returns the manifest as written. `progress` is called with the bytes
         hashed so far, of the sum of the files' sizes. Raises BuildError.
         """
         files: dict[str, FileRecord] = {}
-        done = 0
+        done, threads = 0, len(os.sched_getaffinity(0))  # nothing else has work by now
         try:
             for file in sorted(self.path.rglob("*")):
                 fsync_path(file)
                 if file.is_dir():
                     continue
                 name = file.relative_to(self.path).as_posix()
-                files[name] = FileRecord(size=file.stat().st_size, sha256=sha256_file(file, progress, done))
+                digest = blake3_file(file, threads, progress, done)
+                files[name] = FileRecord(size=file.stat().st_size, blake3=digest)
                 done += files[name].size
             if missing := [name for name in shard_names(manifest) if name not in files]:
                 raise ValueError(f"an engine of tp_size={manifest.tp_size} needs {', '.join(missing)}")

@@ -59,6 +59,30 @@ def fetch(repo: str, revision: str | None, also: tuple[str, ...]) -> Path:
     return folder
 
 
+def fetch_config(repo: str, revision: str | None) -> Path:
+    """The folder of the cache that holds the model's config.json, downloaded if it was not, and maybe nothing else.
+
+    Raises CheckpointError in one sentence.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        info = HfApi().model_info(repo, revision=revision)
+        names = [file.rfilename for file in info.siblings or []]
+    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as e:
+        _refuse(repo, revision, e)
+    except Exception as e:  # see fetch
+        return _from_cache(repo, revision, e)
+    if "config.json" not in names:
+        raise CheckpointError(f"{repo} of the hub has no config.json, so there is nothing to plan with.")
+    try:
+        folders = [Path(hf_hub_download(repo, n, revision=revision)).parent for n in _CONFIGS if n in names]
+    except Exception as e:
+        _refuse(repo, revision, e)
+    return folders[0]
+
+
 def _weights(repo: str, names: list[str], download: Callable[[str], Path]) -> list[str]:
     for form in MODEL_FORMS:
         if form.single in names:

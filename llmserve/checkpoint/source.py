@@ -100,12 +100,8 @@ class Checkpoint:
             dict(files),
             hashlib.sha256(config_text + headers_digest(files)).hexdigest(),
         )
-        if config.get("quantization_config") is not None:
-            return _of_int4(checkpoint, config["quantization_config"], b"")
-        if (folder / _OLD_QUANTIZATION).exists():
-            text, settings = read_json(folder / _OLD_QUANTIZATION)
-            return _of_int4(checkpoint, {"quant_method": "gptq", **settings}, text)
-        return checkpoint
+        settings, text = quantization_settings(config, folder)
+        return checkpoint if settings is None else _of_int4(checkpoint, settings, text)
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -176,10 +172,21 @@ def headers_digest(files: dict[str, InFile]) -> bytes:
     return b"".join(f" {r.header_sha256} {r.file_size}".encode() for _, r in sorted(readers.items()))
 
 
-def _of_int4(checkpoint: Checkpoint, settings: object, more: bytes) -> Checkpoint:
+def quantization_settings(config: dict[str, Any], folder: Path) -> tuple[dict[str, Any] | None, bytes]:
+    """What a checkpoint says of its int4, None where it is not; and what says so where that is not config.json."""
+    settings = config.get("quantization_config")
+    if settings is not None:
+        if not isinstance(settings, dict):
+            raise CheckpointError(f"config.json says quantization_config={settings!r:.200}, which is not an object.")
+        return settings, b""
+    if (folder / _OLD_QUANTIZATION).exists():
+        text, settings = read_json(folder / _OLD_QUANTIZATION)
+        return {"quant_method": "gptq", **settings}, text
+    return None, b""
+
+
+def _of_int4(checkpoint: Checkpoint, settings: dict[str, Any], more: bytes) -> Checkpoint:
     """`more`: what `settings` was read from where that is not config.json."""
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"config.json says quantization_config={settings!r:.200}, which is not an object.")
     packing = read_packing(settings)
     tensors = int4_tensors(checkpoint._tensors, packing)
     form = Int4Form(packing.method, common_group_size(tensors), zero_points=not packing.symmetric)

@@ -67,6 +67,17 @@ class Waiting:
         _, _, future = self._waiting.pop(request_id)
         future.cancel()
 
+    def expire(self, now: float) -> list[int]:
+        """Those whose own time is up, dropped; a grammar that is being read is read to its end."""
+        late = [
+            id
+            for id, (request, arrived, _) in self._waiting.items()
+            if request.timeout is not None and arrived + request.timeout <= now
+        ]
+        for request_id in late:
+            self.drop(request_id)
+        return late
+
     def drop_all(self) -> list[int]:
         """Their ids."""
         dropped = list(self._waiting)

@@ -107,7 +107,9 @@ class NativeEngine:
 
     def step(self, meanwhile: Callable[[], None] = lambda: None) -> list[TokenEvent]:
         """`meanwhile` is called once: while the kernels of this step run or before, or if there is nothing to do."""
-        events = self._admit_prepared() + self._scheduler.expire(self._clock())
+        now = self._clock()
+        late = [TokenEvent(request_id, None, Finish.TIMEOUT) for request_id in self._waiting.expire(now)]
+        events = late + self._admit_prepared() + self._scheduler.expire(now)
         plan = self._scheduler.schedule()
         if plan is None:
             meanwhile()

@@ -54,7 +54,8 @@ class Rank:
         """Verify and load this rank's shard; returns when every rank has. EngineStartError where one could not."""
         # One after the other: ranks that load may talk to each other, so none may be missing by then.
         started = time.monotonic()
-        self._agree(lambda: self.directory.verify(self._files_to_verify(), progress))
+        threads = len(set(self.cores))  # all ranks of a host do this at once, each with the cores it will compute on
+        self._agree(lambda: self.directory.verify(self._files_to_verify(), progress, threads=threads))
         verified = time.monotonic()
         self._agree_on_kernels()
         loaded = self._agree(lambda: load_runner(self.directory, self.config, self.comm, self.device, self.cores))

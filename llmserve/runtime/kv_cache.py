@@ -13,6 +13,7 @@ from llmserve.config import EngineConfig, ModelConfig, RopeVariants
 from llmserve.errors import ConfigError
 
 KVKind = Literal["float32", "bfloat16", "int8"]
+DTYPES: dict[KVKind, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 DEFAULT_TOTAL = 4 << 30
 """Without --kv-cache-memory the ranks of an engine share this many bytes, or less where less can be of use."""
@@ -39,6 +40,11 @@ def kv_kind(config: EngineConfig, dtype: torch.dtype) -> KVKind:
     if config.kv_cache_dtype == "auto":
         return "float32" if dtype == torch.float32 else "bfloat16"
     return config.kv_cache_dtype
+
+
+def reference_layer_bytes(kind: KVKind, block_size: int, kv_heads: int, head_dim: int) -> int:
+    """Bytes of a block of one layer on one rank, as the reference operations keep it: [2, block_size, kv_heads, D]."""
+    return 2 * block_size * kv_heads * head_dim * DTYPES[kind].itemsize
 
 
 def plan_kv_cache(config: EngineConfig, model: ModelConfig, kind: KVKind, tp_size: int, layer_bytes: int) -> KVPlan:

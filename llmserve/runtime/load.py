@@ -18,7 +18,14 @@ from llmserve.models.decoder import Decoder
 from llmserve.ops import Ops
 from llmserve.ops.cpu import InstructionSet, instruction_sets
 from llmserve.ops.reference import ReferenceOps
-from llmserve.runtime.kv_cache import KVPlan, check_memory, kv_kind, plan_kv_cache
+from llmserve.runtime.kv_cache import (
+    DTYPES,
+    KVPlan,
+    check_memory,
+    kv_kind,
+    plan_kv_cache,
+    reference_layer_bytes,
+)
 from llmserve.runtime.model_runner import ModelRunner, Runner
 from llmserve.runtime.sampler import Sampler, TorchSampler
 
@@ -139,16 +146,15 @@ def _load_reference(
         raise ConfigError(f"{flag} is for the CPU kernels, {why}.")
     if missing and comm.rank == 0:
         log.warning("the CPU kernels are not installed: running on slow reference operations; see `llmserve doctor`")
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[kind]
     shape = model.config
-    layer_bytes = 2 * config.block_size * kv_heads * shape.head_dim * dtype.itemsize
+    layer_bytes = reference_layer_bytes(kind, config.block_size, kv_heads, shape.head_dim)
     kv = plan_kv_cache(config, shape, kind, comm.size, layer_bytes)
     ops = ReferenceOps(device, comm.all_reduce)
     take_shard(engine, model, comm.rank, ops)
     if device.type == "cpu":
         check_memory(kv, ranks=1)
     cache = torch.empty(
-        (shape.num_layers, 2, kv.num_blocks, kv.block_size, kv_heads, shape.head_dim), dtype=dtype, device=device
+        (shape.num_layers, 2, kv.num_blocks, kv.block_size, kv_heads, shape.head_dim), dtype=DTYPES[kind], device=device
     )
     sampler = TorchSampler(device)
     announce(comm, ops, sampler, kv)

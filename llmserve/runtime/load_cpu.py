@@ -32,6 +32,18 @@ MAX_HEAD_DIM = 256
 KINDS: dict[KVKind, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "s8"}
 
 
+def block_layer_bytes(kind: KVKind, block_size: int, kv_heads: int, head_dim: int) -> int:
+    """Bytes of a block of one layer on one rank, as the kernels keep it. ConfigError where they cannot."""
+    if block_size % TILE:
+        raise ConfigError(f"--block-size {block_size} is not a multiple of {TILE}, as the CPU kernels need it.")
+    if head_dim > MAX_HEAD_DIM:
+        raise ConfigError(
+            f"the model's heads have {head_dim} dimensions, more than the {MAX_HEAD_DIM} of the CPU kernels; "
+            "start with --kernels reference."
+        )
+    return load_kernels().kv_block_bytes(KINDS[kind], block_size, kv_heads, head_dim)
+
+
 def load_cpu(
     engine: EngineDir,
     config: EngineConfig,
@@ -44,15 +56,8 @@ def load_cpu(
 ) -> Loaded:
     """`cores`: one for each thread. Raises ConfigError or EngineDirError in one sentence."""
     shape, kernels = model.config, load_kernels()
-    if config.block_size % TILE:
-        raise ConfigError(f"--block-size {config.block_size} is not a multiple of {TILE}, as the CPU kernels need it.")
-    if shape.head_dim > MAX_HEAD_DIM:
-        raise ConfigError(
-            f"the model's heads have {shape.head_dim} dimensions, more than the {MAX_HEAD_DIM} of the CPU kernels; "
-            "start with --kernels reference."
-        )
     kind = kv_kind(config, layout.dtype)
-    block = kernels.kv_block_bytes(KINDS[kind], config.block_size, kv_heads, shape.head_dim)
+    block = block_layer_bytes(kind, config.block_size, kv_heads, shape.head_dim)
     kv = plan_kv_cache(config, shape, kind, comm.size, block)
 
     most = max(config.max_num_batched_tokens, config.max_num_seqs)

@@ -38,7 +38,7 @@ class Runner(Protocol):
         """The second: waits for what was started."""
 
     def hidden(self) -> Tensor:
-        """Of the plan that was computed last [plan.num_hidden, hidden_size] fp32, likewise; the same on every rank."""
+        """Of the plan computed last, those its chunks want [n, hidden_size] fp32, likewise; the same on every rank."""
 
     def abort(self) -> None:
         """This rank gives up: whoever waits for it within a step is told, instead of waiting for ever."""

@@ -94,10 +94,6 @@ class StepPlan:
         return sum(self.words[HEADER_WORDS + 3 : self.tokens_at : CHUNK_WORDS])
 
     @property
-    def num_hidden(self) -> int:
-        return sum(self.words[HEADER_WORDS + 7 : self.tokens_at : CHUNK_WORDS])
-
-    @property
     def starts(self) -> array[int]:
         """Of each chunk, the position of its first token."""
         return self.words[HEADER_WORDS + 1 : self.tokens_at : CHUNK_WORDS]

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from llmserve.errors import RequestError
 from llmserve.server.answers.reader import AnswerReader
 from llmserve.server.answers.reasoning.form import ReasoningForm
 from llmserve.server.answers.tools.form import ToolForm, openai_id
+from llmserve.server.deadline import Deadline
 from llmserve.server.generation import Job
+from llmserve.server.grammars import lark
 from llmserve.server.protocol.structured import Form
 from llmserve.server.protocol.tools import ToolUse
-from llmserve.server.serving import Serving
-from llmserve.tokenizer import Conversation, Text
+from llmserve.server.serving import LONG_TEXT, Serving
+from llmserve.server.streaming import encode
+from llmserve.tokenizer import Conversation, Part, Text
+
+MANY_MESSAGES = 256
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class Reading:
     reasoning: ReasoningForm | None = None
     keeps_reasoning: bool = True
     end_of_prompt: str = ""
+    mark_ids: Mapping[str, int] = field(default_factory=dict)  # of the special tokens that have to be in the text
 
     @property
     def finds_calls(self) -> bool:
@@ -37,11 +44,6 @@ class Reading:
         return self.reasoning is not None
 
     @property
-    def marks(self) -> tuple[str, ...]:
-        """Special tokens that have to be in the text, by name."""
-        return self.tools.marks if self.tools and self.use else ()
-
-    @property
     def new_call_id(self) -> Callable[[], str]:
         return self.tools.new_id if self.tools else openai_id
 
@@ -49,7 +51,7 @@ class Reading:
         """One answer's."""
         return AnswerReader(
             self.reasoning.parser(self.end_of_prompt) if self.reasoning else None,
-            self.tools.parser(self.use.names) if self.tools and self.use else None,
+            self.tools.parser(self.use.functions) if self.tools and self.use else None,
             one_call=self.use is not None and self.use.one_call,
             keeps_reasoning=self.keeps_reasoning,
         )
@@ -59,7 +61,7 @@ class Reading:
 
         Reasoning comes before either. Raises RequestError where there is no grammar for the model's calls.
         """
-        called = None if self.use is None else _called(self.tools, self.use, wanted)
+        called = None if self.use is None else _called(self.tools, self.use, self.mark_ids, wanted)
         if called is None and wanted is None:
             return None
         reasoning = self.reasoning.rules(self.end_of_prompt) if self.reasoning else None
@@ -71,7 +73,7 @@ class Reading:
             answers, others = [*answers, "@wanted"], [{**first, "name": "wanted"}, *others]
         start = f"start: {'reasoning ' if reasoning else ''}({' | '.join(answers)})"
         rules = [start, *(reasoning or ()), *(called.rules if called else ())]
-        grammars = [{"lark_grammar": "\n".join(rules)}, *others]
+        grammars = [*json.loads(lark("\n".join(rules)))["grammars"], *others]
         return Form(json.dumps({"grammars": grammars}), called.param if called else wanted.param if wanted else "")
 
 
@@ -81,10 +83,13 @@ class Asked:
     reading: Reading
     grammar: str | None
     shown: frozenset[int]  # special tokens that are text in the answer
+    deadline: Deadline
 
     def readable(self, job: Job) -> Job:
-        """With what the reading needs of the answer: those, and tokens where it is counted which are reasoning."""
-        return replace(job, shown=self.shown, wants_tokens=job.wants_tokens or self.reading.finds_reasoning)
+        """With what the reading needs of the answer: those, and tokens where it is counted which are reasoning. It has
+        the time that is left."""
+        wants_tokens = job.wants_tokens or self.reading.finds_reasoning
+        return replace(job, shown=self.shown, wants_tokens=wants_tokens, timeout=self.deadline.left)
 
 
 async def ask(
@@ -95,21 +100,35 @@ async def ask(
     *,
     keeps_reasoning: bool,
     param: str,
+    timeout: float | None,
     cut: bool = False,
 ) -> Asked:
-    """`wanted` is the form that the answer must have; `param` is what the conversation came in; `cut` as in
-    `Serving.encode`.
+    """`wanted` is the form that the answer must have; `param` is what the conversation came in; `timeout`: seconds that
+    the whole call may take; `cut` as in `Serving.encode`.
 
-    Raises RequestError where the model cannot be asked so.
+    Raises RequestError where the model cannot be asked so, and TooLateError.
     """
-    tokenizer = serving.need_tokenizer(param)
-    parts = tokenizer.chat.parts(conversation)
-    last = parts[-1] if parts else ""
-    end = last.text if isinstance(last, Text) else ""
-    reading = Reading(serving.forms.tools, use, serving.forms.reasoning, keeps_reasoning, end)
-    grammar = await serving.grammar(reading.form(wanted))
+    deadline = Deadline(timeout)
+    tokenizer, forms = serving.need_tokenizer(param), serving.forms
+    ids = tokenizer.token_ids(forms.tools.marks if forms.tools and use else ())
+
+    def put() -> tuple[list[Part], Reading, Form | None]:
+        parts = tokenizer.chat.parts(conversation)
+        last = parts[-1] if parts else ""
+        end = last.text if isinstance(last, Text) else ""
+        reading = Reading(forms.tools, use, forms.reasoning, keeps_reasoning, end, ids)
+        return parts, reading, reading.form(wanted)
+
+    parts, reading, form = await asyncio.to_thread(put) if _is_long(conversation) else put()
+    grammar = await serving.grammar(form, deadline)
     prompt = await serving.encode_parts(parts, param=param, cut=cut)
-    return Asked(prompt, reading, grammar, tokenizer.token_ids(reading.marks))
+    return Asked(prompt, reading, grammar, frozenset(ids.values()), deadline)
+
+
+def _is_long(conversation: Conversation) -> bool:
+    """Whether putting it as a template does, and making a grammar of its tools, would hold up other requests."""
+    tools = conversation.tools
+    return len(conversation.messages) > MANY_MESSAGES or (tools is not None and len(encode(tools)) > LONG_TEXT)
 
 
 class _Called(NamedTuple):
@@ -119,11 +138,11 @@ class _Called(NamedTuple):
     param: str
 
 
-def _called(form: ToolForm | None, use: ToolUse, wanted: Form | None) -> _Called | None:
+def _called(form: ToolForm | None, use: ToolUse, ids: Mapping[str, int], wanted: Form | None) -> _Called | None:
     """None where nothing is to be kept to: the model decides, and its calls are as it writes them."""
     many = not use.one_call
     if use.required:
-        rules = form.calls(use.required, many=many) if form else None
+        rules = form.calls(use.required, ids, many=many) if form else None
         if rules is None:
             raise RequestError(
                 "tool_choice can only be 'none' or 'auto' for this model: there is no grammar for its calls of tools.",
@@ -131,7 +150,7 @@ def _called(form: ToolForm | None, use: ToolUse, wanted: Form | None) -> _Called
             )
         return _Called(rules, "tool_choice")
     if wanted is not None:
-        rules = form.calls(use.functions, many=many) if form else None
+        rules = form.calls(use.functions, ids, many=many) if form else None
         if rules is None:
             raise RequestError(
                 f"{wanted.param} is not possible with tools for this model: there is no grammar for its calls of "
@@ -141,7 +160,7 @@ def _called(form: ToolForm | None, use: ToolUse, wanted: Form | None) -> _Called
         return _Called(rules, "tools")
     if not use.is_strict:
         return None
-    rules = form.answers(use.functions, many=many) if form else None
+    rules = form.answers(use.functions, ids, many=many) if form else None
     if rules is None:
         raise RequestError(
             "tools can only be strict for this model where tool_choice is 'required' or names one: there is no grammar "

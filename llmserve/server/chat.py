@@ -28,6 +28,7 @@ def chat_routes(serving: Serving) -> APIRouter:
             body.form,
             keeps_reasoning=body.include_reasoning is not False,
             param="messages",
+            timeout=body.timeout,
             cut=body.is_cut,
         )
         prompt = body.kept(asked.prompt)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from llmserve.request import Finish, TokenLogprobs
+from llmserve.request import Finish
 from llmserve.server.answers.parts import Answer, AnswerPart, CallArguments, CallBegin, Content, Reasoning
 from llmserve.server.answers.reader import AnswerReader
 from llmserve.server.asked import Reading
 from llmserve.server.generation import Delta, Token, Usage
-from llmserve.server.openai_format import OpenAIFormat, finite
+from llmserve.server.logprob_format import entries
+from llmserve.server.openai_format import OpenAIFormat, Told
 from llmserve.server.respond import Whole
 
 
@@ -30,18 +31,17 @@ class ChatFormat(OpenAIFormat):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._choices: dict[int, _Streamed] = {}
+        self._choices = [_Streamed(self.reading.reader()) for _ in range(self.n)]
         self._is_plain = not (self.reading.finds_calls or self.reading.finds_reasoning)
         self._reasoning_tokens = 0
 
-    def opening(self, choices: int) -> list[dict[str, Any]]:
+    def _first_chunks(self, prompt: int, told: Told) -> list[dict[str, Any]]:
         role = {"role": "assistant", "content": None if self.reading.finds_calls else ""}
-        chunks = [self._part_of(i, role) for i in range(choices)]
-        chunks[0] |= self._prompt_token_ids()
-        self._choices = {i: _Streamed(self.reading.reader()) for i in range(choices)}
+        chunks = [self._part_of(i, role) for i in range(self.n)]
+        chunks[0] |= self._prompt_token_ids() | self._prompt_logprobs(prompt, told)
         return chunks
 
-    def chunks(self, delta: Delta) -> list[dict[str, Any]]:
+    def _chunks_of(self, delta: Delta) -> list[dict[str, Any]]:
         if self._is_plain and delta.text and not delta.tokens:  # most are, and each costs the front's one core
             return [self._part_of(delta.index, {"content": delta.text})]
         streamed = self._choices[delta.index]
@@ -114,16 +114,7 @@ class ChatFormat(OpenAIFormat):
     def _logprobs(self, tokens: list[Token]) -> dict[str, Any] | None:
         if self.logprobs is None:
             return None
-        content = [self._token(token.id, token.logprobs) for token in tokens if token.logprobs is not None]
-        return {"content": content, "refusal": None}
-
-    def _token(self, token: int, logprobs: TokenLogprobs) -> dict[str, Any]:
-        top = [self._entry(id, logprob) for id, logprob in logprobs.top]
-        return {**self._entry(token, logprobs.chosen), "top_logprobs": top}
-
-    def _entry(self, token: int, logprob: float) -> dict[str, Any]:
-        own_bytes = list(self.tokenizer.token_bytes(token)) if self.tokenizer else None
-        return {"token": self._token_text(token), "logprob": finite(logprob), "bytes": own_bytes}
+        return {"content": entries(self.tokenizer, tokens), "refusal": None}
 
 
 class _Streamed:

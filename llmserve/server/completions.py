@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fastapi import APIRouter, Request, Response
 
+from llmserve.server.deadline import Deadline
 from llmserve.server.json_body import JsonRoute
 from llmserve.server.openai_format import CompletionFormat
 from llmserve.server.protocol.completion import CompletionBody
@@ -19,7 +22,9 @@ def completion_routes(serving: Serving) -> APIRouter:
 
     @routes.post("/v1/completions")
     async def completions(body: CompletionBody, request: Request) -> Response:
-        serving.check(body, prompts=len(body.prompt), prompt_param="prompt", limit=body.max_tokens, known=body.prompt)
+        deadline = Deadline(body.timeout)
+        limit = 1 if body.max_tokens == 0 else body.max_tokens  # the engine makes at least one
+        serving.check(body, prompts=len(body.prompt), prompt_param="prompt", limit=limit, known=body.prompt)
         special = body.add_special_tokens is not False
         texts = [prompt for prompt in body.prompt if isinstance(prompt, str)]
         encoded = iter(
@@ -29,12 +34,12 @@ def completion_routes(serving: Serving) -> APIRouter:
         prompts = [body.kept(prompt) for prompt in prompts]
         # What is echoed is told of as the answer is.
         told = [n for n in (body.prompt_logprobs, body.logprobs if body.echo else None) if n is not None]
-        grammar = await serving.grammar(body.form)
+        grammar = await serving.grammar(body.form, deadline)
         job = serving.job(
             body,
             prompts,
             prompt_param="prompt",
-            limit=body.max_tokens,
+            limit=limit,
             limit_param="max_tokens",
             default_limit=DEFAULT_MAX_TOKENS,
             logprobs=body.logprobs,
@@ -55,7 +60,7 @@ def completion_routes(serving: Serving) -> APIRouter:
         )
         return await respond(
             request,
-            serving.start(job),
+            serving.start(replace(job, generates=body.max_tokens != 0, timeout=deadline.left)),
             format,
             stream=bool(body.stream),
             continuous_usage=body.continuous_usage,

@@ -42,6 +42,7 @@ class Job:
     continues_text: bool = False  # the answer goes on where the prompt's text ends
     shown: frozenset[int] = frozenset()  # special tokens that are text in this answer, by their names
     wants_tokens: bool = False  # each of them, also those that have no text yet; else deltas have none
+    generates: bool = True  # False: the engine's one token, which it makes at least, is no part of the answer
     priority: int = 0  # of this and the next two see `Request`: every choice has them
     timeout: float | None = None
     cache_salt: str = ""
@@ -202,7 +203,7 @@ class Generation:
             self._reader.set_result(None)
 
     def _count(self, choice: Choice, event: TokenEvent) -> None:
-        if event.token is not None:
+        if event.token is not None and self.job.generates:
             self.usage.completion_tokens += 1
         if event.cached_tokens and choice.index % self.job.n == 0:  # a prompt's others find it cached by the first
             self.usage.cached_tokens += event.cached_tokens
@@ -217,6 +218,7 @@ class Choice:
         self.finish: Finish | None = None
         self.stop_reason: str | int | None = None
         self.has_news = False
+        self._generates = job.generates
         self._eos_token_ids = job.eos_token_ids
         self._min_tokens = job.sampling.min_tokens
         self._wants_tokens = job.wants_tokens
@@ -233,6 +235,10 @@ class Choice:
         if event.prompt_logprobs:
             self._prompt_logprobs += event.prompt_logprobs
             self.has_news = True
+        if not self._generates:
+            if event.finish is not None:
+                self._end(event.finish if event.token is None else Finish.LENGTH, None)
+            return
         text = self._text_of(event)
         self._decoded += len(text)
         if self._count <= self._min_tokens:

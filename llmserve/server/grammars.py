@@ -18,6 +18,7 @@ from llguidance import LLMatcher
 from llmserve.errors import RequestError
 from llmserve.grammar import MAX_BYTES, Library, Vocabulary
 from llmserve.server.admission import TooManyGrammarsError
+from llmserve.server.streaming import encode
 from llmserve.tokenizer import Tokenizer
 
 Schema = Mapping[str, Any] | bool
@@ -70,11 +71,22 @@ def literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
+def token(id: int) -> str:
+    """A special token, within a Lark grammar."""
+    return f"<[{id}]>"
+
+
 def inline_schema(schema: Schema) -> str:
     """A JSON text that is valid by the schema, within a Lark grammar: the body of a rule.
 
-    RequestError where it has more patterns of names than can be read in time.
+    RequestError where it is too long, or has more patterns of names than can be read in time.
     """
+    try:
+        size = len(encode(schema))
+    except RecursionError:
+        raise RequestError("A schema is nested too deeply; make it flatter.") from None
+    if size > MAX_BYTES:
+        raise RequestError(f"A schema has {size} characters, and at most {MAX_BYTES} are possible; shorten it.")
     if (patterns := _patterns(schema)) > MAX_PATTERNS:
         raise RequestError(
             f"A schema's patternProperties have {patterns} patterns, and at most {MAX_PATTERNS} are possible; name the "
@@ -98,7 +110,8 @@ class Grammars:
         self._library.begin()
 
     async def check(self, grammar: str, param: str) -> None:
-        """RequestError, in one sentence that names `param`, where the engine could not follow it."""
+        """RequestError, which names `param`, where the engine could not follow it. Cancelled, it is not read if it is
+        not being read already."""
         library = self._library
         if len(grammar) > MAX_BYTES:
             raise RequestError(
@@ -121,7 +134,10 @@ class Grammars:
         reason = self._refused[grammar]
         while len(self._refused) > MAX_REFUSED:
             self._refused.popitem(last=False)
-        raise RequestError(f"{param} cannot be used: {reason}", param=param)
+        raise RequestError(
+            f"{param} asks for a form that no answer can be held to here; change it. What its reader says: {reason}",
+            param=param,
+        )
 
 
 def _patterns(schema: Schema) -> int:

@@ -6,6 +6,7 @@ It is refused here, before anyone has to think of it. Knows no endpoint.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Callable, Coroutine
@@ -15,14 +16,22 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from llmserve.errors import RequestError
+from llmserve.server.json_size import check_values
 from llmserve.server.streaming import encode
 
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 """Of a pair, most often: clients in Python write all beyond ASCII so."""
 
 
+LONG_BODY = 500_000
+"""Bytes from which reading takes some milliseconds: then others are served between its parts, though not while one goes
+on."""
+
+
 def read_json(raw: bytes) -> Any:
-    """RequestError where a string is no text; of other bodies that are no JSON in UTF-8 what Python raises."""
+    """RequestError where a string is no text, or there are too many values; of other bodies that are no JSON in UTF-8
+    what Python raises."""
+    check_values(raw)
     text = raw.decode("utf-8-sig")
     data = json.loads(text)
     if SURROGATE.search(text):
@@ -54,4 +63,5 @@ class JsonRoute(APIRoute):
 
 class _JsonRequest(Request):
     async def json(self) -> Any:
-        return read_json(await self.body())
+        raw = await self.body()
+        return read_json(raw) if len(raw) < LONG_BODY else await asyncio.to_thread(read_json, raw)

@@ -139,6 +139,7 @@ class _Connection(HttpToolsProtocol):
     _idle_s = IDLE_S
     _head_bytes = 0  # of the head that is not complete
     _head_complete = False
+    _ended = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -148,8 +149,10 @@ class _Connection(HttpToolsProtocol):
         self._watch()
 
     def data_received(self, data: bytes) -> None:
+        self._ended = False
         super().data_received(data)
-        self._head_bytes += len(data)
+        if not self._ended:  # or a request's end is among these bytes, and nobody says how many are the next one's head
+            self._head_bytes += len(data)
         if not self._head_complete and self._head_bytes > MAX_HEAD and not self.transport.is_closing():
             self.send_400_response(f"The request's head is larger than {MAX_HEAD} bytes.")
         self._watch()
@@ -161,6 +164,10 @@ class _Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         self._head_complete = True
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._ended = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)

@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import time
 import uuid
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from llmserve.request import Finish, TokenLogprobs
 from llmserve.server.generation import Delta, Token, Usage, text_and_tokens
+from llmserve.server.logprob_format import finite, token_text
 from llmserve.server.respond import Whole
 from llmserve.tokenizer import Tokenizer
 
+Told = list[TokenLogprobs | None]
+"""What is told of each token of a prompt: nothing of the first, nor of those that a timeout came before."""
+
 
 @dataclass(kw_only=True)
-class OpenAIFormat:
-    """What chat and completions have in common."""
+class OpenAIFormat(ABC):
+    """What chat and completions have in common. A stream waits with a prompt's first chunk until all is known that is
+    told there."""
 
     KIND: ClassVar[str]
     CHUNK_KIND: ClassVar[str]
@@ -38,6 +44,42 @@ class OpenAIFormat:
         self._created = int(time.time())
         self._chunk_head = self._head(self.CHUNK_KIND)
         self._chunk_tail = {"usage": None} if self.include_usage else {}
+        self._held: dict[int, list[Delta]] = {}  # by prompt, until its first chunk can be made
+
+    @property
+    def _tells_of_prompts(self) -> bool:
+        """In what comes first."""
+        return self.prompt_logprobs is not None
+
+    @abstractmethod
+    def _first_chunks(self, prompt: int, told: Told) -> list[dict[str, Any]]:
+        """What comes before the deltas of a prompt's choices."""
+
+    @abstractmethod
+    def _chunks_of(self, delta: Delta) -> list[dict[str, Any]]: ...
+
+    def opening(self, choices: int) -> list[dict[str, Any]]:
+        chunks = []
+        for prompt, ids in enumerate(self.prompts):
+            if self._tells_of_prompts and len(ids) > 1:
+                self._held[prompt] = []
+            else:
+                chunks += self._first_chunks(prompt, [None] * len(ids))
+        return chunks
+
+    def chunks(self, delta: Delta) -> list[dict[str, Any]]:
+        if not self._held or (prompt := delta.index // self.n) not in self._held:
+            return self._chunks_of(delta)
+        held = self._held[prompt]
+        held.append(delta)
+        of_first = [each for each in held if each.index == prompt * self.n]
+        known = [logprobs for each in of_first for logprobs in each.prompt_logprobs]
+        told = self._told_of(prompt, known, of_first[-1].finish if of_first else None)
+        if len(told) < len(self.prompts[prompt]):
+            return []
+        del self._held[prompt]
+        kept = [each for each in held if each.text or each.tokens or each.finish]
+        return self._first_chunks(prompt, told) + [chunk for each in kept for chunk in self._chunks_of(each)]
 
     def usage_chunk(self, usage: Usage) -> dict[str, Any]:
         return {**self._chunk_head, "choices": [], "usage": self._usage(usage)}
@@ -54,10 +96,6 @@ class OpenAIFormat:
     def _body(self, choices: list[dict[str, Any]], usage: Usage) -> dict[str, Any]:
         return {**self._head(self.KIND), "choices": choices, "usage": self._usage(usage)}
 
-    def _token_text(self, token: int) -> str:
-        text = self._decoded(token)
-        return f"token_id:{token}" if text is None else text
-
     def _decoded(self, token: int) -> str | None:
         return self.tokenizer.token_text(token) if self.tokenizer else None
 
@@ -66,15 +104,17 @@ class OpenAIFormat:
 
     def _of_prompt(self, choices: list[Whole], prompt: int) -> dict[str, Any]:
         """What is known of a prompt by its first choice."""
+        first = choices[prompt * self.n]
+        return self._prompt_logprobs(prompt, self._told_of(prompt, first.prompt_logprobs, first.finish))
+
+    def _prompt_logprobs(self, prompt: int, told: Told) -> dict[str, Any]:
         if self.prompt_logprobs is None:
             return {}
-        first = choices[prompt * self.n]
-        told = zip(self.prompts[prompt], self._told_of(prompt, first.prompt_logprobs, first.finish), strict=True)
-        return {"prompt_logprobs": [logprobs and self._by_id(token, logprobs) for token, logprobs in told]}
+        each = zip(self.prompts[prompt], told, strict=True)
+        return {"prompt_logprobs": [logprobs and self._by_id(token, logprobs) for token, logprobs in each]}
 
-    def _told_of(self, prompt: int, known: list[TokenLogprobs], finish: Finish | None) -> list[TokenLogprobs | None]:
-        """What is told of each token of a prompt: nothing of the first, nor of those that a timeout came before."""
-        told = [None, *known]
+    def _told_of(self, prompt: int, known: list[TokenLogprobs], finish: Finish | None) -> Told:
+        told: Told = [None, *known]
         if finish is Finish.TIMEOUT:
             told += [None] * (len(self.prompts[prompt]) - len(told))
         return told
@@ -103,56 +143,37 @@ class CompletionFormat(OpenAIFormat):
         super().__post_init__()
         self._begun: set[int] = set()  # choices of which a chunk was made
         self._echo_chars: dict[int, int] = {}  # of each prompt whose echo is out
-        self._held: dict[int, list[Delta]] = {}  # by prompt, until all is known that its echo tells
+        self._of_prompts: dict[int, dict[str, Any]] = {}  # what each choice's first chunk tells of its prompt
 
-    def opening(self, choices: int) -> list[dict[str, Any]]:
+    @property
+    def _tells_of_prompts(self) -> bool:
+        return super()._tells_of_prompts or (self.echo and self.logprobs is not None)
+
+    def _first_chunks(self, prompt: int, told: Told) -> list[dict[str, Any]]:
+        """A prompt's echo, once for each of its choices."""
+        self._of_prompts[prompt] = self._prompt_logprobs(prompt, told)
         if not self.echo:
             return []
-        chunks = []
-        for prompt, ids in enumerate(self.prompts):
-            if self.logprobs is None or len(ids) == 1:  # of the first token nothing is told
-                chunks += self._echo_chunks(prompt, [None] * len(ids))
-            else:
-                self._held[prompt] = []
-        return chunks
-
-    def chunks(self, delta: Delta) -> list[dict[str, Any]]:
-        prompt = delta.index // self.n
-        if prompt not in self._held:
-            return [self._answer_chunk(delta)]
-        held = self._held[prompt]
-        held.append(delta)
-        of_first = [each for each in held if each.index == prompt * self.n]
-        known = [logprobs for each in of_first for logprobs in each.prompt_logprobs]
-        told = self._told_of(prompt, known, of_first[-1].finish if of_first else None)
-        if len(told) < len(self.prompts[prompt]):
-            return []
-        del self._held[prompt]
-        echo = self._echo_chunks(prompt, told)
-        return echo + [self._answer_chunk(each) for each in held if each.text or each.tokens or each.finish]
-
-    def _echo_chunks(self, prompt: int, told: list[TokenLogprobs | None]) -> list[dict[str, Any]]:
-        """A prompt, once for each of its choices."""
         text, tokens = text_and_tokens(self.tokenizer, self.prompts[prompt], told)
         self._echo_chars[prompt] = len(text)
         first = prompt * self.n
         logprobs = {"logprobs": self._logprobs(tokens)}
         return [self._first_chunk(self._choice(Whole(i, text)) | logprobs) for i in range(first, first + self.n)]
 
-    def _answer_chunk(self, delta: Delta) -> dict[str, Any]:
+    def _chunks_of(self, delta: Delta) -> list[dict[str, Any]]:
         tokens = delta.tokens
         if shift := self._echo_chars.get(delta.index // self.n):
             tokens = [token._replace(offset=shift + token.offset) for token in tokens]
         choice = self._choice(Whole(delta.index, delta.text, tokens, delta.finish, delta.stop_reason))
         if delta.finish is not None:
             choice["logprobs"] = None
-        return self._first_chunk(choice)
+        return [self._first_chunk(choice)]
 
     def _first_chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         """Or a further one, which does not tell of the prompt's tokens again."""
         if choice["index"] not in self._begun:
             self._begun.add(choice["index"])
-            choice |= self._prompt_token_ids(choice["index"])
+            choice |= self._prompt_token_ids(choice["index"]) | self._of_prompts[choice["index"] // self.n]
         return self._chunk(choice)
 
     def body(self, choices: list[Whole], usage: Usage) -> dict[str, Any]:
@@ -197,7 +218,7 @@ class CompletionFormat(OpenAIFormat):
         return {
             "text_offset": [token.offset for token in tokens],
             "token_logprobs": [token.logprobs and finite(token.logprobs.chosen) for token in tokens],
-            "tokens": [self._token_text(token.id) for token in tokens],
+            "tokens": [token_text(self.tokenizer, token.id) for token in tokens],
             "top_logprobs": [token.logprobs and self._top(token.id, token.logprobs) for token in tokens],
         }
 
@@ -205,7 +226,7 @@ class CompletionFormat(OpenAIFormat):
         """By text, most likely first; the chosen token is always among them."""
         top: dict[str, float] = {}
         for id, logprob in (*logprobs.top[: self.logprobs], (chosen, logprobs.chosen)):
-            top.setdefault(self._token_text(id), finite(logprob))
+            top.setdefault(token_text(self.tokenizer, id), finite(logprob))
         return top
 
 
@@ -216,8 +237,3 @@ def usage_body(usage: Usage) -> dict[str, Any]:
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
     }
-
-
-def finite(logprob: float) -> float:
-    """JSON has no infinity; OpenAI writes -9999 for what is next to impossible."""
-    return max(logprob, -9999.0)

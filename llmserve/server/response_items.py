@@ -7,18 +7,15 @@ open item ends it and begins one.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from llmserve.server.answers.parts import AnswerPart, CallArguments, CallBegin, Content, Reasoning
 
 Event = dict[str, Any]
 
-TEXTS: dict[str, tuple[str, str, Event, Event]] = {
-    "message": ("output_text", "response.output_text", {"annotations": [], "logprobs": []}, {"logprobs": []}),
-    "reasoning": ("reasoning_text", "response.reasoning_text", {}, {}),
-}
-"""Kind of item with a text → its part's type, its events' name, and what else the part and the events have."""
+TEXTS = {"message": "output_text", "reasoning": "reasoning_text"}
+"""Kind of item with a text → its part's type."""
 
 
 def new_id(prefix: str) -> str:
@@ -33,15 +30,17 @@ class Items:
         self._items: list[dict[str, Any]] = []
         self._open: dict[str, Any] | None = None  # the last of them
         self._text = ""  # its text, or its arguments
+        self._logprobs: list[dict[str, Any]] = []  # of its text's tokens
 
     @property
     def output(self) -> list[dict[str, Any]]:
         return self._items
 
-    def add(self, part: AnswerPart) -> Iterator[Event]:
+    def add(self, part: AnswerPart, logprobs: Sequence[dict[str, Any]] = ()) -> Iterator[Event]:
+        """`logprobs`: of a content's tokens."""
         match part:
             case Content(text):
-                yield from self._add_text("message", text)
+                yield from self._add_text("message", text, logprobs)
             case Reasoning(text):
                 yield from self._add_text("reasoning", text)
             case CallBegin(_, name):
@@ -61,31 +60,41 @@ class Items:
             item["arguments"] = self._text
             yield self._of_item("response.function_call_arguments.done", arguments=self._text, name=item["name"])
         else:
-            kind, event, more, with_event = TEXTS[item["type"]]
-            part = {"type": kind, "text": self._text, **more}
+            part = self._part(self._text, self._logprobs)
             item["content"] = [part]
-            yield self._of_item(f"{event}.done", content_index=0, text=self._text, **with_event)
+            more = self._of_text(self._logprobs)
+            yield self._of_item(f"response.{part['type']}.done", content_index=0, text=self._text, **more)
             yield self._of_item("response.content_part.done", content_index=0, part=part)
         item["status"] = status
         yield self._told("response.output_item.done", item)
         self._open = None
 
-    def _add_text(self, kind: str, text: str) -> Iterator[Event]:
-        part_kind, event, more, with_event = TEXTS[kind]
+    def _add_text(self, kind: str, text: str, logprobs: Sequence[dict[str, Any]] = ()) -> Iterator[Event]:
         if self._open is None or self._open["type"] != kind:
             yield from self.close("completed")
             if kind == "message":
                 yield from self._begin({"type": kind, "id": new_id("msg"), "role": "assistant", "content": []})
             else:
                 yield from self._begin({"type": kind, "id": new_id("rs"), "summary": [], "content": []})
-            part = {"type": part_kind, "text": "", **more}
-            yield self._of_item("response.content_part.added", content_index=0, part=part)
+            yield self._of_item("response.content_part.added", content_index=0, part=self._part("", []))
         self._text += text
-        yield self._of_item(f"{event}.delta", content_index=0, delta=text, **with_event)
+        self._logprobs += logprobs
+        yield self._of_item(f"response.{TEXTS[kind]}.delta", content_index=0, delta=text, **self._of_text(logprobs))
+
+    def _part(self, text: str, logprobs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Of the open item."""
+        assert self._open is not None
+        annotations: dict[str, Any] = {"annotations": []} if self._open["type"] == "message" else {}
+        return {"type": TEXTS[self._open["type"]], "text": text, **annotations, **self._of_text(logprobs)}
+
+    def _of_text(self, logprobs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """What else is told with a text of the open item: of reasoning nothing."""
+        assert self._open is not None
+        return {"logprobs": logprobs} if self._open["type"] == "message" else {}
 
     def _begin(self, item: dict[str, Any]) -> Iterator[Event]:
         item["status"] = "in_progress"
-        self._open, self._text = item, ""
+        self._open, self._text, self._logprobs = item, "", []
         self._items.append(item)
         yield self._told("response.output_item.added", item)
 

@@ -36,7 +36,13 @@ def responses_routes(serving: Serving) -> APIRouter:
         )
         try:
             asked = await ask(
-                serving, conversation(body), body.tool_use, body.form, keeps_reasoning=True, param="input"
+                serving,
+                conversation(body),
+                body.tool_use,
+                body.form,
+                keeps_reasoning=True,
+                param="input",
+                timeout=body.timeout,
             )
         except RequestError as e:
             if e.param != EFFORT:
@@ -49,7 +55,7 @@ def responses_routes(serving: Serving) -> APIRouter:
             limit=body.max_output_tokens,
             limit_param="max_output_tokens",
             default_limit=serving.manifest.generation.max_tokens,
-            logprobs=None,
+            logprobs=(body.top_logprobs or 0) if body.wants_logprobs else None,
             prompt_logprobs=None,
             continues_text=False,
             stop_ids=serving.need_tokenizer("input").chat.stop_ids,
@@ -61,6 +67,7 @@ def responses_routes(serving: Serving) -> APIRouter:
             temperature=job.sampling.temperature,
             top_p=job.sampling.top_p,
             reading=asked.reading,
+            tokenizer=serving.need_tokenizer("input"),
         )
         # What every event repeats of the body is encoded before anything is started; then a failure can be told, too.
         opening = _encoded(format.opening()) if body.stream else b""

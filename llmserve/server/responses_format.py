@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from llmserve.request import Finish
+from llmserve.server.answers.parts import Content
 from llmserve.server.asked import Reading
 from llmserve.server.errors import ErrorAnswer
-from llmserve.server.generation import Delta, Usage
+from llmserve.server.generation import Delta, Token, Usage
+from llmserve.server.logprob_format import entries
 from llmserve.server.protocol.responses import FUNCTION, ResponsesBody
 from llmserve.server.protocol.tools import NamedTool
 from llmserve.server.respond import Whole
 from llmserve.server.response_items import Event, Items, new_id
+from llmserve.tokenizer import Tokenizer
 
 INCOMPLETE = {Finish.LENGTH: "max_output_tokens", Finish.TIMEOUT: "timeout"}
 """OpenAI's reason, and one of ours."""
@@ -29,6 +33,7 @@ class ResponsesFormat:
     temperature: float
     top_p: float
     reading: Reading
+    tokenizer: Tokenizer
 
     def __post_init__(self) -> None:
         self._id = new_id("resp")
@@ -37,6 +42,7 @@ class ResponsesFormat:
         self._reader = self.reading.reader()
         self._finish: Finish | None = None
         self._offsets: list[int] = []  # of the tokens in the text
+        self._tokens: deque[Token] = deque()  # those of which it is not known yet whether they are content
         self._sequence = 0
 
     def body(self, choices: list[Whole], usage: Usage) -> dict[str, Any]:
@@ -70,11 +76,22 @@ class ResponsesFormat:
 
     def _taken(self, delta: Delta) -> Iterator[Event]:
         self._offsets += [token.offset for token in delta.tokens]
+        if self.body_sent.wants_logprobs:
+            self._tokens += delta.tokens
         for part in self._reader.feed(delta.text) if delta.finish is None else self._reader.end():
-            yield from self._items.add(part)
+            yield from self._items.add(part, self._logprobs(part) if isinstance(part, Content) else ())
         if delta.finish is not None:
             self._finish = delta.finish
             yield from self._items.close("incomplete" if delta.finish in INCOMPLETE else "completed")
+
+    def _logprobs(self, part: Content) -> list[dict[str, Any]]:
+        """Of the tokens that begin in it."""
+        tokens = []
+        while self._tokens and self._tokens[0].offset < part.at + len(part.text):
+            token = self._tokens.popleft()
+            if token.offset >= part.at:
+                tokens.append(token)
+        return entries(self.tokenizer, tokens)
 
     def _numbered(self, events: Iterable[Event]) -> Iterator[Event]:
         for event in events:
@@ -114,6 +131,7 @@ class ResponsesFormat:
             "text": {"format": {"type": "text"}, **(sent.text or {})},
             "tool_choice": _tool_choice(sent),
             "tools": [_flat(tool["function"]) for tool in sent.tools or ()],
+            "top_logprobs": sent.top_logprobs or 0,
             "top_p": self.top_p,
             "truncation": "disabled",
             "usage": None,

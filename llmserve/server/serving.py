@@ -16,6 +16,7 @@ from llmserve.errors import RequestError
 from llmserve.request import SamplingParams
 from llmserve.server.admission import Admission, Load, QueueFullError
 from llmserve.server.answers.choose import Forms
+from llmserve.server.deadline import Deadline
 from llmserve.server.engine_client import EngineClient, NotReadyError
 from llmserve.server.errors import ModelNotFoundError, shown
 from llmserve.server.generation import Generation, Job
@@ -182,14 +183,14 @@ class Serving:
         self._check_chars(chars, param, cut=cut)
         return await asyncio.to_thread(encode)
 
-    async def grammar(self, form: Form | None) -> str | None:
+    async def grammar(self, form: Form | None, deadline: Deadline) -> str | None:
         """What the answer must be, once it is known that the engine can follow it; for `job`."""
         if form is None:
             return None
         self.need_tokenizer(form.param)
         if not self.capabilities.grammars:
             raise self.capabilities.unable(form.param)
-        await self.grammars.check(form.grammar, form.param)
+        await deadline.within(self.grammars.check(form.grammar, form.param))
         return form.grammar
 
     @cached_property

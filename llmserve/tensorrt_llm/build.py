@@ -19,10 +19,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from llmserve import __version__
-from llmserve.checkpoint.build import checkpoint_dtype
 from llmserve.checkpoint.disk import readable_bytes
 from llmserve.checkpoint.engine_dir import TENSORRT_LLM, EngineDirWriter, shard_names
 from llmserve.checkpoint.folder import read_json
+from llmserve.checkpoint.ranks import checkpoint_dtype
 from llmserve.checkpoint.source import Checkpoint
 from llmserve.checkpoint.text_files import load_tokenizer, text_files, tokenizer_sha256
 from llmserve.config import Manifest, TensorRTLLMBuildConfig, TensorRTLLMFacts, first_problem

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from llmserve.checkpoint.engine_dir import TENSORRT_LLM, EngineDir, shard_names
 from llmserve.comm.plan_line import Listener
 from llmserve.config import EngineConfig, TensorRTLLMFacts
-from llmserve.engine.launch import STOP_SIGNALS
+from llmserve.engine.launch import STOP_SIGNALS, allowed_cores
 from llmserve.engine.link import FrontLink
 from llmserve.engine.messages import Loading, Ready
 from llmserve.engine.serve import EngineLoop
@@ -173,7 +173,8 @@ class TensorRTLLMRank:
         """EngineStartError, the same on all ranks, where a file was altered."""
         problem = ""
         try:
-            self._directory.verify(self._files_to_verify(), progress)
+            threads = max(1, len(allowed_cores()) // self._ranks.size)  # all ranks of a host do this at once
+            self._directory.verify(self._files_to_verify(), progress, threads=threads)
         except LlmserveError as e:
             problem = str(e)
         if problem := problem_of(self._ranks.gather(problem, LOAD_LIMIT)):

@@ -79,10 +79,10 @@ class Tokenizer:
         """The token for people to read: U+FFFD stands for a part of a character."""
         return self.token_bytes(token).decode(errors="replace")
 
-    def token_ids(self, names: Iterable[str]) -> frozenset[int]:
+    def token_ids(self, names: Iterable[str]) -> dict[str, int]:
         """Of the tokens that are written so, as far as there are any."""
-        ids = map(self._backend.token_id, names)
-        return frozenset(id for id in ids if id is not None)
+        ids = {name: self._backend.token_id(name) for name in names}
+        return {name: id for name, id in ids.items() if id is not None}
 
     def is_silent(self, token: int) -> bool:
         """Whether a text has nothing of this token: it is special, or no token has this id."""

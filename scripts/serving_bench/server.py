@@ -22,12 +22,6 @@ START_TIMEOUT = 300.0
 STOP_TIMEOUT = 60.0
 
 
-def split_arguments(words: list[str]) -> tuple[list[str], list[str]]:
-    """A script's own, and those after `--`, which are further flags of `llmserve run`."""
-    own = words.index("--") if "--" in words else len(words)
-    return words[:own], words[own + 1 :]
-
-
 @dataclass(frozen=True)
 class Server:
     process: psutil.Popen

@@ -28,6 +28,10 @@ def model(tmp_path: Path) -> Path:
 
 
 def llmserve_build(place: Path, url: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return llmserve(place, url, "build", *arguments, "-o", "engine", "--dtype", "float32", "--force", **env)
+
+
+def llmserve(place: Path, url: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """In `place`, with a cache of the hub of its own there."""
     hub = {
         "HF_ENDPOINT": url,
@@ -36,7 +40,7 @@ def llmserve_build(place: Path, url: str, *arguments: str, **env: str) -> subpro
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    command = [sys.executable, "-m", "llmserve", "build", *arguments, "-o", "engine", "--dtype", "float32", "--force"]
+    command = [sys.executable, "-m", "llmserve", *arguments]
     return subprocess.run(
         command, cwd=place, env={**os.environ, "NO_PROXY": "127.0.0.1", **hub, **env}, capture_output=True, text=True
     )
@@ -158,3 +162,11 @@ def test_an_adapter_from_the_command_line(model: Path, tmp_path: Path) -> None:
     q = load_file(tmp_path / "engine" / "rank0.safetensors")["layers.0.attention.qkv.weight"]
     plain = load_file(model / "model.safetensors")["model.layers.0.self_attn.q_proj.weight"]
     assert torch.allclose(q[0, 0, :, 0], plain[:32, 0] + 4)
+
+
+def test_a_plan_fetches_config_json_and_no_weights(model: Path, tmp_path: Path) -> None:
+    with FakeHub(model).serving() as hub:
+        done = llmserve(tmp_path, hub.url, "plan", "org/tiny", "--gpu", "L4", "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["model"] == "tiny"
+        assert {name for name, _ in hub.downloaded} == {"config.json"}

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from llmserve.checkpoint.disk import sha256_file
+from llmserve.checkpoint.disk import blake3_file
 from llmserve.checkpoint.engine_dir import EngineDir
 from llmserve.errors import EngineDirError
 from tests.forward import Forward
@@ -27,7 +27,7 @@ def alter(engine: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
     change(tensors)
     save_file(tensors, shard)
     manifest = json.loads((engine / "engine.json").read_text())
-    manifest["files"][shard.name] = {"size": shard.stat().st_size, "sha256": sha256_file(shard)}
+    manifest["files"][shard.name] = {"size": shard.stat().st_size, "blake3": blake3_file(shard, threads=1)}
     (engine / "engine.json").write_text(json.dumps(manifest))
 
 

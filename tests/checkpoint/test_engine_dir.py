@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from blake3 import blake3
 
 from llmserve.checkpoint.engine_dir import EngineDir, EngineDirWriter
 from llmserve.checkpoint.tensor_file import TensorSpec
@@ -49,7 +49,7 @@ def test_what_was_written_is_what_opens(tmp_path: Path) -> None:
     assert names_in(engine.path) == ["engine.json", "rank0.safetensors", "rank1.safetensors", "tokenizer.json"]
     assert names_in(engine.path.parent) == ["engine"]
     assert engine.manifest == written
-    assert written.files["tokenizer.json"].sha256 == hashlib.sha256(b"{}").hexdigest()
+    assert written.files["tokenizer.json"].blake3 == blake3(b"{}").hexdigest()
     assert progress == sorted(progress)
     assert progress[-1] == sum(record.size for record in written.files.values())
     checked: list[int] = []
@@ -120,7 +120,7 @@ def test_an_altered_file_is_found_by_verify_only(engine: Path) -> None:
         file.write(b"\xff")
     opened = EngineDir.open(engine)
     opened.verify(["rank0.safetensors"])
-    assert "rank1.safetensors was altered: its sha256 is " in refusal(engine)
+    assert "rank1.safetensors was altered: its blake3 is " in refusal(engine)
 
 
 def test_a_shard_with_a_damaged_header(engine: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_shard_with_a_damaged_header(engine: Path) -> None:
     [
         ({"tp_size": 3}, "does not list rank2.safetensors"),
         ({"format": 99}, "has engine format 99, newer than this llmserve reads"),
-        ({"format": 1}, "has engine format 1, older than this llmserve reads (3); build the engine again."),
+        ({"format": 1}, "has engine format 1, older than this llmserve reads (4); build the engine again."),
         ({"format": True}, "has no format number"),
         ({"colour": "red"}, "colour: Extra inputs are not permitted"),
         ({"tp_size": 10**9}, "is damaged: tp_size: "),
@@ -164,6 +164,6 @@ def test_a_manifest_that_is_no_json(text: str, engine: Path) -> None:
 
 def test_a_manifest_that_leads_elsewhere(engine: Path) -> None:
     data = json.loads((engine / "engine.json").read_text())
-    data["files"]["../secret"] = {"size": 1, "sha256": "0"}
+    data["files"]["../secret"] = {"size": 1, "blake3": "0"}
     (engine / "engine.json").write_text(json.dumps(data))
     assert "lists '../secret', not a file name" in refusal(engine)

@@ -1,4 +1,4 @@
-"""Engines for the end-to-end tests, each built once by the command's own code (in this process: dozens would load torch)."""
+"""Engines for the end-to-end tests, each built once by the command's own code, in this process to load torch once."""
 
 from __future__ import annotations
 

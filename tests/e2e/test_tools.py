@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -17,7 +18,7 @@ TEMPLATE = (
     "{% for tool in tools or [] %}{{ tool | tojson }}\n<tool_call>{% endfor %}"
     "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant:"
 )
-SCHEMA = {
+SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {"city": {"enum": ["北京", "Bonn"]}, "days": {"type": "integer", "minimum": 1, "maximum": 99}},
     "required": ["city", "days"],
@@ -58,6 +59,24 @@ def test_a_tool_that_is_required_is_called(server: Server, seed: int) -> None:
         jsonschema.validate(arguments, {"weather": SCHEMA, "time": {"maxProperties": 0}}[name])
         with server.client.chat.completions.stream(**ask) as stream:
             assert calls(stream.get_final_completion().choices[0].message) == [(name, arguments)]
+
+
+def test_a_tool_is_called_in_python(build: Build, tmp_path: Path) -> None:
+    """As ChatGLM3 calls it, with all that a schema of its calls can have."""
+    properties = {**SCHEMA["properties"], "more": {"type": "array", "items": {"type": "boolean"}, "maxItems": 2}}
+    schema = {**SCHEMA, "properties": properties, "required": ["city", "days", "more"]}
+    tools: Any = [{"type": "function", "function": {"name": "weather", "parameters": schema}}]
+    (tmp_path / "template.jinja").write_text(TEMPLATE, "utf-8")
+    flags = ("--chat-template", str(tmp_path / "template.jinja"), "--tool-call-parser", "chatglm3")
+    with serving(build("demo"), tmp_path / "log", *flags) as server:
+        for seed in range(4):
+            choice = server.client.chat.completions.create(
+                model=server.model, messages=HI, tools=tools, tool_choice="required", seed=seed, max_tokens=200
+            ).choices[0]
+            assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
+            [(name, arguments)] = calls(choice.message)
+            assert name == "weather"
+            jsonschema.validate(arguments, schema)
 
 
 def test_strict_tools_leave_the_choice_to_the_model(server: Server) -> None:

@@ -235,6 +235,7 @@ def test_while_a_grammar_is_read_others_run_and_it_may_be_given_up(
     assert engine.answers[61].finish is Finish.ABORT
     clock[0] += 6
     engine.step()
+    assert engine.answers[60].finish is Finish.TIMEOUT, "it is not waited for"
     go.set()
     engine.run()
     assert (engine.answers[60].finish, engine.answers[60].tokens) == (Finish.TIMEOUT, [])

@@ -160,7 +160,7 @@ class Engine:
         assert len(wanted) == len(tokens) == plan.num_logits
         sampled = [self._sample(seq, position, token) for (seq, position), token in zip(wanted, tokens, strict=True)]
         assert all(part.rows for part in pooling), "pooled without rows"
-        assert sum(part.rows for part in pooling) == len(hidden) == plan.num_hidden
+        assert sum(part.rows for part in pooling) == len(hidden) == sum(chunk.hidden for chunk in plan.chunks)
         pooled = {part.seq.id: self._pool(part, hidden) for part in pooling}
         assert not hidden
         events = self.scheduler.update(plan, sampled, list(pooled.values()))

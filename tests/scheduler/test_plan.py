@@ -41,7 +41,7 @@ def test_wire_format() -> None:
 
 
 def test_totals() -> None:
-    assert (PLAN.num_chunks, PLAN.num_tokens, PLAN.num_logits, PLAN.num_hidden) == (2, 4, 1, 2)
+    assert (PLAN.num_chunks, PLAN.num_tokens, PLAN.num_logits) == (2, 4, 1)
     assert (PLAN.starts.tolist(), PLAN.lengths.tolist()) == ([5, 0], [1, 3])
     assert (StepPlan.of([]).num_tokens, StepPlan.of([]).num_logits) == (0, 0)
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from llmserve.server import embeddings
+from llmserve.server import embeddings, json_body
 from llmserve.server.openai_format import CompletionFormat
+from llmserve.tokenizer.prompts.template import TemplatePrompt
 
 from .chunks import put_together, stream
 from .conftest import Front
@@ -53,3 +54,23 @@ def test_vectors_are_written_in_a_thread_where_there_are_many(
     told = front.post("/v1/embeddings", input=["hi", "you"]).json()
     assert [len(entry["embedding"]) for entry in told["data"]] == [8, 8]
     assert [thread != loops_thread(front) for thread in threads] == [many] * 2
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_tools_are_told_of_in_a_thread_where_there_is_much_of_them(
+    front: Front, long: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr(TemplatePrompt, "parts", watched(TemplatePrompt.parts, threads))
+    function = {"name": "f", "parameters": {"description": "x" * (30_000 if long else 3)}}
+    asked: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+    front.post("/v1/chat/completions", **asked, tools=[{"type": "function", "function": function}])
+    assert [thread != loops_thread(front) for thread in threads] == [long]
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_long_bodies_are_read_in_a_thread(front: Front, long: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    monkeypatch.setattr(json_body, "read_json", watched(json_body.read_json, threads))
+    front.complete(max_tokens=1, user="x" * json_body.LONG_BODY if long else "x")
+    assert [thread != loops_thread(front) for thread in threads] == [long]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
 from typing import Any
 
 import pytest
 
 from .chunks import put_together, stream
-from .conftest import TEXT, TOKENIZER, Front, running_front
+from .conftest import END, TEXT, TOKENIZER, Front, running_front
 from .fake_engine import made_up
 from .test_lifecycle import in_thread
 from .test_scheduling import time_is_up
 
 PROMPT = "Say 明月🌟:"
+HI = [{"role": "user", "content": "hi"}]
 IDS = TOKENIZER.encode(PROMPT, add_special_tokens=True)
 
 
@@ -105,6 +107,19 @@ def test_of_a_prompt_whose_time_was_up_a_stream_tells_what_was_known(endpoint: s
             ]
 
 
+@pytest.mark.parametrize("path", ("/v1/completions", "/v1/chat/completions"))
+def test_likewise_of_its_own_log_probabilities(endpoint: str, path: str) -> None:
+    with running_front(endpoint) as front:
+        front.engine.allowance = 0
+        ask = {"prompt": list(range(1, 9))} if path == "/v1/completions" else {"messages": HI}
+        chunks = in_thread(lambda: stream(front, path, **ask, prompt_logprobs=0, timeout=9))
+        time_is_up(front, choices=1, after=1)
+        first, last = itemgetter(0, -1)(chunks())
+        told = (first["choices"][0] if path == "/v1/completions" else first)["prompt_logprobs"]
+        assert [known is None for known in told[:5]] == [True, False, False, False, True]
+        assert last["choices"][0]["finish_reason"] == "timeout"
+
+
 def test_without_it_there_is_none(front: Front) -> None:
     assert front.refused(echo="yes")["param"] == "echo"
     assert front.complete(echo=False)["choices"][0]["text"] == TEXT[:16][: len(front.complete()["choices"][0]["text"])]
@@ -114,3 +129,49 @@ def test_too_much_of_it_is_refused(front: Front) -> None:
     error = front.refused(prompt=[[1] * 190] * 128, echo=True, logprobs=20, max_tokens=1)
     assert error["param"] == "echo"
     assert not front.engine.received
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"logprobs": 1},
+        {"logprobs": 0, "prompt_logprobs": 2, "n": 2, "prompt": ["hi", IDS]},
+        {"logprobs": 5, "return_token_ids": True, "stop": "S"},
+        {"prompt": [1] * 199},
+    ],
+)
+def test_of_the_prompt_alone(front: Front, asked: dict[str, Any]) -> None:
+    """What evaluations ask for: it is the echo of an answer, without the answer."""
+    body = {"prompt": IDS, "seed": 0, "echo": True} | asked
+    told = front.post("/v1/completions", **body, max_tokens=0).json()
+    more = front.post("/v1/completions", **body, max_tokens=1).json()
+    for choice, longer in zip(told["choices"], more["choices"], strict=True):
+        assert (choice["finish_reason"], choice["stop_reason"]) == ("length", None)
+        assert choice["text"]
+        assert longer["text"].startswith(choice["text"])
+        assert choice.get("prompt_logprobs") == longer.get("prompt_logprobs")
+        for name, values in (choice["logprobs"] or {}).items():
+            assert values == longer["logprobs"][name][: len(values)]
+            assert len(values) == len(longer["logprobs"][name]) - 1
+        assert choice.get("token_ids", []) == []
+    assert told["usage"] == {
+        **more["usage"], "completion_tokens": 0, "total_tokens": told["usage"]["prompt_tokens"]
+    }  # fmt: skip
+    chunks = stream(front, "/v1/completions", **body, max_tokens=0)
+    streamed = put_together(chunks, len(told["choices"]))
+    assert streamed == [{k: v for k, v in choice.items() if k != "prompt_logprobs"} for choice in told["choices"]]
+
+
+def test_no_token_can_be_asked_for_with_the_prompt_alone(front: Front) -> None:
+    assert front.refused(max_tokens=0)["param"] == "max_tokens"
+    assert "echo" in front.refused(max_tokens=0, logprobs=1)["message"]
+    assert front.refused(max_tokens=0, echo=True, min_tokens=1)["param"] == "min_tokens"
+    assert front.refused("/v1/chat/completions", max_tokens=0)["param"] == "max_tokens"
+    assert not front.engine.received
+
+
+def test_a_token_that_would_end_the_answer_is_no_answer_either(endpoint: str) -> None:
+    with running_front(endpoint, script=lambda request: [END]) as front:
+        [choice] = front.complete(prompt="hi", echo=True, max_tokens=0)["choices"]
+        assert (choice["text"], choice["finish_reason"]) == ("hi", "length")

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmserve.errors import RequestError
+from llmserve.server import json_size
 from llmserve.server.json_body import read_json
 
 from .conftest import Front
@@ -50,6 +51,35 @@ def test_what_is_not_utf8_is_refused(front: Front, raw: bytes) -> None:
     response = front.http.post("/v1/completions", content=raw, headers={"content-type": "application/json"})
     assert response.status_code == 400
     assert "is not UTF-8" in response.json()["error"]["message"]
+
+
+def refused_as_too_many(raw: bytes) -> bool:
+    try:
+        read_json(raw)
+    except RequestError as e:
+        return "values and names" in str(e)
+    return False
+
+
+@pytest.mark.parametrize("each", [b"1", b"[]", b"{}", b'""', b'"a\\\\"', b'{"a":0}', b'"\\",[{"'])
+def test_a_body_has_so_many_values_and_no_more(each: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_size, "MAX_VALUES", 1000)
+    assert not refused_as_too_many(b"[" + b",".join([each] * 300) + b"]")
+    assert refused_as_too_many(b"[" + b",".join([each] * 1002) + b"]")
+
+
+def test_what_is_in_strings_is_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_size, "MAX_VALUES", 1000)
+    for text in (",[{" * 1000, '",' * 1000, '\\",[' * 1000):
+        assert not refused_as_too_many(json.dumps({"prompt": text, "n": [1, {}]}).encode())
+
+
+def test_a_body_of_nothing_but_values_is_refused_unread(front: Front) -> None:
+    """Read, the largest would take seconds in which nobody else is served."""
+    raw = b'{"prompt": "hi", "tools": [' + b"[]," * 5_000_000 + b"0]}"
+    response = front.http.post("/v1/completions", content=raw, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert response.json()["error"]["message"].startswith("The body has more than 1114112 values")
 
 
 @given(data=st.dictionaries(st.text(), st.lists(st.text() | st.integers())), ascii=st.booleans())

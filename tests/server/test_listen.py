@@ -99,6 +99,21 @@ def test_pipelined_requests_are_answered_in_turn(front: Front) -> None:
     assert [b"text_completion" in answer for answer in answers] == [True] * 3 + [False]
 
 
+def test_a_request_that_begins_behind_a_large_body_may_come_in_pieces(front: Front) -> None:
+    """Nobody knows which of the bytes that came together are its head's."""
+    body = b'{"prompt": "hi", "max_tokens": 3, "seed": 0}'
+    body += b" " * (4 * listen.MAX_HEAD - len(body))
+    with connected(front) as connection:
+        for _ in range(3):
+            connection.sendall(POST.replace(b"100", str(len(body)).encode()) + body + HEALTH[:9])
+            answer = b""
+            while b"text_completion" not in answer:
+                more = connection.recv(65536)
+                assert more, answer
+                answer += more
+            assert healthy(connection, HEALTH[9:])
+
+
 def test_a_body_that_does_not_come(impatient_front: Front) -> None:
     with connected(impatient_front) as connection:
         connection.sendall(POST + b'{"prompt"')

@@ -10,6 +10,7 @@ import pytest
 from llmserve.engine.messages import Submit
 from llmserve.server.serving import MAX_PROMPT_LOGPROBS
 
+from .chunks import put_chat_together, put_together, stream
 from .conftest import TOKENIZER, VOCAB, Front, running_front
 from .fake_engine import made_up
 
@@ -85,11 +86,40 @@ def test_what_it_cannot_be(front: Front, path: str, count: Any) -> None:
     assert not front.engine.received
 
 
-@pytest.mark.parametrize("path", ("/v1/completions", CHAT))
-def test_a_stream_has_none(front: Front, path: str) -> None:
-    error = front.refused(path, stream=True, prompt_logprobs=0)
-    assert error["param"] == "prompt_logprobs"
-    assert "stream" in error["message"]
+@pytest.mark.parametrize("steps_a_message", [1, 7])
+@pytest.mark.parametrize("asked", [
+    {"n": 2},
+    {"prompt": [[5, 6, 7, 8, 9], [7], [1, 2]], "n": 2, "max_tokens": 9, "return_token_ids": True},
+    {"echo": True},
+    {"echo": True, "logprobs": 1, "prompt_logprobs": 3, "n": 2},
+])  # fmt: skip
+def test_a_stream_has_them_in_each_choices_first_chunk(
+    front: Front, asked: dict[str, Any], steps_a_message: int
+) -> None:
+    front.engine.steps_a_message = steps_a_message
+    body = {"prompt": "hello there", "seed": 0, "max_tokens": 5, "prompt_logprobs": 2} | asked
+    whole = front.complete(**body)["choices"]
+    told = stream(front, "/v1/completions", **body, stream_options={"include_usage": True})
+    parts = [part for chunk in told for part in chunk["choices"]]
+    firsts: dict[int, list[Any]] = {}
+    for part in parts:
+        if part["index"] in firsts:
+            assert "prompt_logprobs" not in part
+        else:
+            firsts[part["index"]] = part.pop("prompt_logprobs")
+    assert firsts == {choice["index"]: choice.pop("prompt_logprobs") for choice in whole}
+    assert put_together(told, len(whole)) == whole
+
+
+@pytest.mark.parametrize("messages", (HI, [{"role": "user", "content": "明月"}]))
+def test_a_chats_stream_begins_with_them(front: Front, messages: list[dict[str, str]]) -> None:
+    body = {"messages": messages, "seed": 0, "n": 2, "prompt_logprobs": 1, "max_tokens": 9, "return_token_ids": True}
+    whole = front.post(CHAT, **body).json()
+    chunks = stream(front, CHAT, **body)
+    assert chunks[0]["prompt_logprobs"] == whole["prompt_logprobs"]
+    assert chunks[0]["prompt_token_ids"] == whole["prompt_token_ids"]
+    assert not any("prompt_logprobs" in chunk for chunk in chunks[1:])
+    assert put_chat_together(chunks, 2) == whole["choices"]
 
 
 def test_one_call_cannot_ask_for_any_number(front: Front) -> None:

@@ -11,6 +11,7 @@ from openai.types.responses import Response
 from llmserve.engine.messages import Submit
 
 from .conftest import TOKENIZER, Front
+from .fake_engine import made_up
 from .saying import HERMES, THINKING, front_that_says
 from .test_tools import BOTH, CITY, WEATHER
 
@@ -193,6 +194,41 @@ def test_a_conversation_goes_on(endpoint: str) -> None:
         assert f"tool:  Sunny.{output[2]['call_id']}\n" in text
 
 
+LOGPROBS = {"include": ["message.output_text.logprobs"]}
+
+
+@pytest.mark.parametrize("said", ["", "<think>\nWell 明\n</think>\n\n"])
+@pytest.mark.parametrize("tools", [{}, TOOLS])
+def test_logprobs_are_those_of_the_tokens_of_the_text(endpoint: str, said: str, tools: dict[str, Any]) -> None:
+    """And of no others: not of reasoning, markers, or calls."""
+    answer = "Hello 明月🌟"
+    calls = f" \n{BOTH.partition(chr(10))[2]}" if tools else ""
+    template = HERMES + "{% if false %}</think>{% endif %}" if said else HERMES
+    with front_that_says(endpoint, said + answer + calls, template=template) as front:
+        whole = front.post(PATH, input="hi", **LOGPROBS, top_logprobs=2, **tools).json()
+        told = events(front, **LOGPROBS, top_logprobs=2, **tools)
+        none = front.post(PATH, input="hi", **tools).json()
+    Response.model_validate(whole)
+    message = next(item for item in whole["output"] if item["type"] == "message")
+    [part] = message["content"]
+    assert part["text"] == answer
+    assert whole["top_logprobs"] == 2
+    ids = TOKENIZER.encode(answer, add_special_tokens=False)
+    assert b"".join(bytes(entry["bytes"]) for entry in part["logprobs"]) == answer.encode()
+    for id, entry in zip(ids, part["logprobs"], strict=True):
+        known = made_up(id, 2)
+        assert (entry["token"], entry["logprob"]) == (TOKENIZER.token_text(id), known.chosen)
+        assert [(top["token"], top["logprob"]) for top in entry["top_logprobs"]] == [
+            (TOKENIZER.token_text(other), logprob) for other, logprob in known.top
+        ]
+    streamed = [entry for event in told if event["type"] == "response.output_text.delta" for entry in event["logprobs"]]
+    [done] = [event["logprobs"] for event in told if event["type"] == "response.output_text.done"]
+    assert streamed == done == part["logprobs"]
+    assert alike(told[-1]["response"]) == alike(whole)
+    assert all(part["logprobs"] == [] for item in none["output"] for part in item.get("content", ())
+               if item["type"] == "message")  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "body, param",
     [
@@ -201,7 +237,10 @@ def test_a_conversation_goes_on(endpoint: str) -> None:
         ({"background": True}, "background"),
         ({"include": ["reasoning.encrypted_content"]}, "include"),
         ({"truncation": "auto"}, "truncation"),
+        ({"include": ["message.output_text.logprobs"] * 17}, "include"),
+        ({"include": "message.output_text.logprobs"}, "include"),
         ({"top_logprobs": 2}, "top_logprobs"),
+        ({"top_logprobs": 21, "include": ["message.output_text.logprobs"]}, "top_logprobs"),
         ({"messages": []}, "messages"),
         ({"n": 2}, "n"),
         ({"input": []}, "input"),

@@ -34,7 +34,7 @@ def test_all_choices_of_a_call_share_them(front: Front, body: dict[str, Any], pa
     assert front.post(path, **body, **asked).status_code == 200
     requests = submitted(front)
     assert len(requests) == len(body.get("prompt", [1])) * body["n"]
-    assert {(r.priority, r.timeout, r.cache_salt) for r in requests} == {(-(2**63), 7.0, "明 \n" * 64)}
+    assert {(r.priority, round(r.timeout), r.cache_salt) for r in requests} == {(-(2**63), 7, "明 \n" * 64)}
 
 
 @pytest.mark.parametrize("nothing", [{}, {"priority": 0}, dict.fromkeys(("priority", "timeout", "cache_salt"))])

@@ -12,7 +12,7 @@ from llmserve.grammar import MAX_BYTES
 from llmserve.server.kserve.protocol import MAX_ENTRIES, GenerateBody, InferBody
 from llmserve.server.protocol.chat import ChatBody
 from llmserve.server.protocol.completion import CompletionBody
-from llmserve.server.protocol.messages import MAX_CALLS, MAX_DOCUMENTS, MAX_MESSAGES, MAX_PARTS
+from llmserve.server.protocol.messages import MAX_ARGUMENT_CHARS, MAX_CALLS, MAX_DOCUMENTS, MAX_MESSAGES, MAX_PARTS
 from llmserve.server.protocol.responses import MAX_METADATA, ResponsesBody
 from llmserve.server.protocol.structured import MAX_CHOICES
 from llmserve.server.protocol.tools import MAX_TOOLS
@@ -39,6 +39,10 @@ def response(**more: Any) -> tuple[type[BaseModel], dict[str, Any]]:
     return ResponsesBody, {"input": "hi", **more}
 
 
+def arguments(size: int) -> dict[str, Any]:
+    return {**INNER, "function": {"name": "f", "arguments": f'"{"x" * (size - 2)}"'}}
+
+
 def schema(size: int) -> dict[str, Any]:
     """Of so many characters as JSON."""
     return {"title": "x" * (size - len('{"title":""}'))}
@@ -52,6 +56,8 @@ def schema(size: int) -> dict[str, Any]:
         (lambda n: said("", tool_calls=[INNER] * n), MAX_CALLS, "messages.0.tool_calls"),
         (lambda n: chat(tools=[{"type": "function", "function": {"name": "f"}}] * n), MAX_TOOLS, "tools"),
         (lambda n: chat(documents=[{"text": "a"}] * n), MAX_DOCUMENTS, "documents"),
+        (lambda n: said("", tool_calls=[arguments(n - 9), arguments(9)]), MAX_ARGUMENT_CHARS, "messages"),
+        (lambda n: response(input=[{**CALL, "arguments": f'"{"x" * (n - 2)}"'}]), MAX_ARGUMENT_CHARS, "input"),
         (lambda n: (CompletionBody, {"prompt": [[1] * (n - 5), [2] * 5]}), MAX_IDS, "prompt"),
         (lambda n: response(input=[CALL] * n), MAX_MESSAGES, "input"),
         (lambda n: response(input=[{"role": "user", "content": [{"type": "input_text", "text": "a"}] * n}]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -188,6 +189,55 @@ def test_a_grammar_that_takes_long_to_read_holds_up_nobody(front: Front, monkeyp
     assert not done.is_set()
     go.set()
     assert done.wait(60)
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_a_calls_time_passes_also_while_its_grammar_is_read(
+    front: Front, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that nobody waits for any more is not read."""
+    go, read, texts = threading.Event(), Library.grammar, []
+
+    def slowly(library: Library, text: str) -> Grammar:
+        texts.append(text)
+        assert go.wait(60)
+        return read(library, text)
+
+    monkeypatch.setattr(Library, "grammar", slowly)
+    asked = {"prompt": "hi"} if path == "/v1/completions" else {"messages": [{"role": "user", "content": "hi"}]}
+    for pattern in ("first", "second"):
+        response = front.post(path, **asked, structured_outputs={"regex": path + pattern}, timeout=0.05)
+        assert (response.status_code, response.json()["error"]["code"]) == (504, "timeout")
+        assert response.json()["error"]["param"] == "timeout"
+    go.set()
+    front.complete(structured_outputs={"regex": path + "third"})
+    assert [pattern for pattern in ("first", "second", "third") if any(pattern in text for text in texts)] == [
+        "first",
+        "third",
+    ]
+    assert len([message for message in front.engine.received if isinstance(message, Submit)]) == 1
+
+
+def test_the_engine_is_told_of_the_time_that_is_left(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Library.grammar
+
+    def slowly(library: Library, text: str) -> Grammar:
+        time.sleep(0.1)
+        return read(library, text)
+
+    monkeypatch.setattr(Library, "grammar", slowly)
+    front.complete(structured_outputs={"regex": "of some time"}, timeout=50)
+    assert 0 < front.engine.seen(Submit).request.timeout <= 49.9
+
+
+def test_a_refusal_is_ours_and_what_the_library_says_is_short_and_readable(front: Front) -> None:
+    for asked in ({"regex": "(?=a)b"}, {"grammar": "start: nowhere"}, {"grammar": "start: \x00\x1b[31m" + "ä" * 5000}):
+        error = front.refused(structured_outputs=asked)
+        ours, _, theirs = error["message"].partition(" What its reader says: ")
+        assert ours == f"{error['param']} asks for a form that no answer can be held to here; change it."
+        assert theirs
+        assert theirs.isprintable()
+        assert len(theirs) <= 301
 
 
 def test_without_a_tokenizer_there_are_no_grammars(endpoint: str) -> None:

@@ -9,22 +9,25 @@ import pytest
 
 from llmserve.config import ServerConfig
 from llmserve.engine.messages import Submit
-from llmserve.errors import ConfigError
+from llmserve.errors import ConfigError, RequestError
+from llmserve.grammar import Grammar, Vocabulary
 from llmserve.server.app import create_app
 
 from .chunks import stream
 from .conftest import TOKENIZER, Front, manifest
-from .saying import HERMES, THINKING, front_that_says
+from .saying import HERMES, THINKING, front_that_says, tokenizer_of
 
 CHAT = "/v1/chat/completions"
 HI = [{"role": "user", "content": "hi"}]
-WEATHER = {
+WEATHER: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "weather",
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
+STRICT = {**WEATHER, "function": {**WEATHER["function"], "strict": True}}
+NOT = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"x": {"not": {}}}}}}
 TOOLS = {"tools": [WEATHER, {"type": "function", "function": {"name": "f"}}]}
 
 
@@ -219,6 +222,36 @@ def test_a_special_token_that_begins_calls_is_seen(endpoint: str) -> None:
 def test_what_cannot_be(endpoint: str, body: dict[str, Any], param: str) -> None:
     with front_that_says(endpoint, "") as front:
         assert front.refused(CHAT, **body)["param"] == param
+
+
+@pytest.mark.parametrize(
+    "parser, special, said",
+    [
+        ("mistral", ("[TOOL_CALLS]",), '[TOOL_CALLS][{"name": "weather", "arguments": {"city": "Bonn"}}]'),
+        ("chatglm3", (), " weather\n ```python\ntool_call(city='Bonn')\n```"),
+    ],
+)
+def test_calls_are_required_in_the_models_own_form(
+    endpoint: str, parser: str, special: tuple[str, ...], said: str
+) -> None:
+    config = ServerConfig(tool_call_parser=parser)
+    with front_that_says(endpoint, said, config=config, special=special) as front:
+        for asked in ({"tool_choice": "required"}, {"tools": [STRICT]}):
+            front.engine.received.clear()
+            [choice] = front.post(CHAT, messages=HI, **{**TOOLS, **asked}).json()["choices"]
+            assert without_ids(choice["message"])["tool_calls"] == [
+                {"type": "function", "function": {"name": "weather", "arguments": '{"city": "Bonn"}'}}
+            ]
+            tokenizer = tokenizer_of(HERMES, special)
+            text = front.engine.seen(Submit).request.sampling.grammar
+            matcher = Grammar(text, Vocabulary.of(tokenizer, tokenizer.vocab_size)).matcher()
+            for token in tokenizer.encode(said, add_special_tokens=False):
+                matcher.advance(token)
+            with pytest.raises(RequestError):
+                matcher.advance(tokenizer.encode("x", add_special_tokens=False)[0])
+        error = front.refused(CHAT, tools=[NOT], tool_choice="required")
+        assert error["param"] in ("tools", "tool_choice")
+        assert "not" in error["message"]
 
 
 def test_what_a_model_has_no_grammar_for(endpoint: str) -> None:

@@ -9,9 +9,11 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """More of what the answer says to whoever asked."""
+    """More of what the answer says to whoever asked. `at`: where it begins in the text that was fed, where that is told
+    as it stands."""
 
     text: str
+    at: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

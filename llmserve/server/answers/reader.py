@@ -26,15 +26,20 @@ class AnswerReader:
         self._tools = tools
         self._one_call = one_call
         self._keeps_reasoning = keeps_reasoning
+        self._seen = 0  # characters fed
+        self._fed = 0  # to the tools' parser
+        self._reasoned = 0  # characters that it was not fed, all of them before those that it was
 
     def feed(self, text: str) -> list[AnswerPart]:
+        content = Content(text, self._seen)
+        self._seen += len(text)
         if self._reasoning is None and self._tools is None:
-            return [Content(text)] if text else []
-        return self._kept(self._called([Content(text)] if self._reasoning is None else self._reasoning.feed(text)))
+            return [content] if text else []
+        return self._kept(self._called([content] if self._reasoning is None else self._reasoning.feed(text)))
 
     def end(self) -> list[AnswerPart]:
         parts = self._called([] if self._reasoning is None else self._reasoning.end())
-        return self._kept(parts if self._tools is None else [*parts, *self._tools.end()])
+        return self._kept(parts if self._tools is None else [*parts, *map(self._placed, self._tools.end())])
 
     @property
     def reasoning_chars(self) -> float:
@@ -46,8 +51,17 @@ class AnswerReader:
             return parts
         found: list[AnswerPart] = []
         for part in parts:
-            found += self._tools.feed(part.text) if isinstance(part, Content) else [part]
+            if not isinstance(part, Content):
+                found.append(part)
+                continue
+            self._reasoned = part.at - self._fed
+            self._fed += len(part.text)
+            found += map(self._placed, self._tools.feed(part.text))
         return found
+
+    def _placed(self, part: AnswerPart) -> AnswerPart:
+        """In all of the text."""
+        return Content(part.text, part.at + self._reasoned) if isinstance(part, Content) else part
 
     def _kept(self, parts: Iterable[AnswerPart]) -> list[AnswerPart]:
         return [part for part in parts if not self._is_left_out(part)]

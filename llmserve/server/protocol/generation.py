@@ -95,14 +95,6 @@ class GenerationBody(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _prompt_logprobs_come_whole(self) -> GenerationBody:
-        if self.prompt_logprobs is not None and self.stream:
-            raise RequestError(
-                "prompt_logprobs is not possible with stream: true; leave one of them out.", param="prompt_logprobs"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _one_form(self) -> GenerationBody:
         the_one(self.response_format, self.structured_outputs)
         return self

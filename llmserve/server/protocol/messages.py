@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from llmserve.errors import RequestError
@@ -13,6 +14,9 @@ MAX_MESSAGES = 4096
 MAX_PARTS = 1024  # of one message's content
 MAX_CALLS = 1024  # of one message
 MAX_DOCUMENTS = 1024
+MAX_ARGUMENT_CHARS = 2**22
+"""Of all calls of tools in a conversation: arguments are JSON, which is read before anybody else is served."""
+
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
@@ -21,7 +25,25 @@ def checked_messages(value: Any) -> Any:
     if not isinstance(value, list) or not value:
         raise RequestError("messages must be a list of at least one message.", param="messages")
     check_count(value, MAX_MESSAGES, "messages", "messages")
+    check_arguments((arguments for message in value for arguments in _arguments(message)), "messages")
     return [checked_message(message, f"messages.{i}") for i, message in enumerate(value)]
+
+
+def check_arguments(arguments: Iterable[Any], at: str) -> None:
+    """Before any is read. Those that are no texts do not count."""
+    size = sum(len(each) for each in arguments if isinstance(each, str))
+    if size > MAX_ARGUMENT_CHARS:
+        raise RequestError(
+            f"{at} has calls with {size} characters of arguments; at most {MAX_ARGUMENT_CHARS} are possible.", param=at
+        )
+
+
+def _arguments(message: Any) -> Iterator[Any]:
+    calls = message.get("tool_calls") if isinstance(message, dict) else None
+    for call in calls if isinstance(calls, list) else ():
+        function = call.get("function") if isinstance(call, dict) else None
+        if isinstance(function, dict):
+            yield function.get("arguments")
 
 
 def checked_message(message: Any, at: str) -> dict[str, Any]:
@@ -39,13 +61,14 @@ def checked_message(message: Any, at: str) -> dict[str, Any]:
     if "content" not in message and role != "assistant":
         raise RequestError(f"{at}.content is missing.", param=f"{at}.content")
     message["role"] = "system" if role == "developer" else role
-    message["content"] = _text(message.get("content", ""), f"{at}.content")
+    message["content"] = text_of(message.get("content", ""), f"{at}.content", ("text",))
     if "tool_calls" in message:
         message["tool_calls"] = _tool_calls(message["tool_calls"], f"{at}.tool_calls")
     return message
 
 
-def _text(content: Any, at: str) -> str:
+def text_of(content: Any, at: str, kinds: Collection[str]) -> str:
+    """A text, or the texts of parts that are of these types."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -53,8 +76,9 @@ def _text(content: Any, at: str) -> str:
     check_count(content, MAX_PARTS, "parts", at)
     for i, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else part
-        if kind != "text":
-            raise RequestError(f"{at}.{i} is {shown(kind)}; only parts of type 'text' are supported.", param=at)
+        if not isinstance(kind, str) or kind not in kinds:
+            known = ", ".join(kinds)
+            raise RequestError(f"{at}.{i} is {shown(kind)}; the types of parts that are supported: {known}.", param=at)
         if not isinstance(part.get("text"), str):
             raise RequestError(f"{at}.{i}.text must be a string.", param=at)
     return "\n".join(part["text"] for part in content)

@@ -9,7 +9,7 @@ from typing import Any
 
 from llmserve.errors import RequestError
 from llmserve.server.errors import shown
-from llmserve.server.protocol.messages import MAX_MESSAGES, MAX_PARTS, checked_message
+from llmserve.server.protocol.messages import MAX_MESSAGES, check_arguments, checked_message, text_of
 from llmserve.server.protocol.values import check_count
 
 MEMBERS = {
@@ -21,12 +21,16 @@ MEMBERS = {
 """What items of each type may have besides it; ids, status and phase say nothing to a model."""
 
 
+TEXT_PARTS = ("input_text", "output_text", "reasoning_text", "summary_text")
+
+
 def checked_input(value: Any) -> list[dict[str, Any]]:
     if isinstance(value, str):
         value = [{"role": "user", "content": value}]
     if not isinstance(value, list) or not value:
         raise RequestError("input must be a string or a list of at least one item.", param="input")
     check_count(value, MAX_MESSAGES, "items", "input")
+    check_arguments((item.get("arguments") for item in value if isinstance(item, dict)), "input")
     messages: list[dict[str, Any]] = []
     for i, item in enumerate(value):
         message = checked_message(_message(item, f"input.{i}"), f"input.{i}")
@@ -50,7 +54,7 @@ def _message(item: Any, at: str) -> dict[str, Any]:
         raise RequestError(f"{at}.{min(rest)} is not supported; leave it out.", param=f"{at}.{min(rest)}")
     match kind:
         case "message":
-            return {"role": given.get("role"), "content": _text(given.get("content"), f"{at}.content")}
+            return {"role": given.get("role"), "content": text_of(given.get("content"), f"{at}.content", TEXT_PARTS)}
         case "function_call":
             function = {name: given.get(name) for name in ("name", "arguments")}
             if not all(isinstance(each, str) for each in (given.get("call_id"), *function.values())):
@@ -62,26 +66,11 @@ def _message(item: Any, at: str) -> dict[str, Any]:
         case "function_call_output":
             if not isinstance(given.get("call_id"), str):
                 raise RequestError(f"{at}.call_id must be a string.", param=f"{at}.call_id")
-            output = _text(given.get("output"), f"{at}.output")
+            output = text_of(given.get("output"), f"{at}.output", TEXT_PARTS)
             return {"role": "tool", "tool_call_id": given["call_id"], "content": output}
         case _:
-            thought = _text(given.get("content") or given.get("summary") or "", f"{at}.content")
+            thought = text_of(given.get("content") or given.get("summary") or "", f"{at}.content", TEXT_PARTS)
             return {"role": "assistant", "reasoning_content": thought}
-
-
-def _text(content: Any, at: str) -> str:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise RequestError(f"{at} must be a string or a list of text parts.", param=at)
-    check_count(content, MAX_PARTS, "parts", at)
-    for i, part in enumerate(content):
-        kind = part.get("type") if isinstance(part, dict) else part
-        if kind not in ("input_text", "output_text", "reasoning_text", "summary_text"):
-            raise RequestError(f"{at}.{i} is {shown(kind)}; only text is supported.", param=at)
-        if not isinstance(part.get("text"), str):
-            raise RequestError(f"{at}.{i}.text must be a string.", param=at)
-    return "\n".join(part["text"] for part in content)
 
 
 def _goes_on(before: dict[str, Any], message: dict[str, Any]) -> bool:

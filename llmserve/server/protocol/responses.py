@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
 
 from llmserve.errors import RequestError
+from llmserve.request import MAX_LOGPROBS
 from llmserve.server.errors import shown
 from llmserve.server.protocol.generation import MAX_SALT_CHARS, GenerationBody
 from llmserve.server.protocol.response_input import checked_input
@@ -31,17 +32,19 @@ ASKS_FOR_NOTHING: dict[str, tuple[Any, ...]] = {
     "background": (False,),
     "context_management": ([],),
     "conversation": (),
-    "include": ([],),
     "max_tool_calls": (),
     "moderation": (),
     "prompt": (),
     "stream_options": ({}, {"include_obfuscation": False}),
-    "top_logprobs": (0,),
     "truncation": ("disabled",),
 }
 """Known and unsupported, with the values besides null that make no difference."""
 
+LOGPROBS = "message.output_text.logprobs"
+"""What there is to be included in an answer."""
+
 MAX_METADATA = 16  # as OpenAI has it
+MAX_INCLUDED = 16
 FUNCTION = ("name", "description", "parameters", "strict")
 
 
@@ -107,6 +110,22 @@ def _renamed(text: str) -> str:
     return text.replace("response_format.json_schema", "text.format").replace("response_format", "text.format")
 
 
+def _checked_include(value: Any) -> Any:
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise RequestError(f"include must be a list of strings, not {shown(value)}.", param="include")
+    check_count(value, MAX_INCLUDED, "strings", "include")
+    for i, each in enumerate(value):
+        if each != LOGPROBS:
+            raise RequestError(
+                f"include.{i} is {shown(each)}; only {LOGPROBS!r} is supported.",
+                param="include",
+                code="unsupported_parameter",
+            )
+    return value
+
+
 class Reasoning(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -132,6 +151,8 @@ class ResponsesBody(BaseModel):
     parallel_tool_calls: bool | None = None
     text: Annotated[dict[str, Any] | None, BeforeValidator(_checked_text)] = None
     reasoning: Reasoning | None = None
+    include: Annotated[list[str] | None, BeforeValidator(_checked_include)] = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     metadata: Annotated[dict[str, str] | None, BeforeValidator(_checked_metadata)] = (
         None  # of this and the next nothing is made; the answer has them again
     )
@@ -163,6 +184,16 @@ class ResponsesBody(BaseModel):
     def _tools_are_there(self) -> ResponsesBody:
         tool_use(self.tools, self.tool_choice, self.parallel_tool_calls)
         return self
+
+    @model_validator(mode="after")
+    def _top_logprobs_are_asked_for(self) -> ResponsesBody:
+        if self.top_logprobs and not self.wants_logprobs:
+            raise RequestError(f"top_logprobs is only possible with include: [{LOGPROBS!r}].", param="top_logprobs")
+        return self
+
+    @property
+    def wants_logprobs(self) -> bool:
+        return bool(self.include)
 
     @property
     def tool_use(self) -> ToolUse | None:

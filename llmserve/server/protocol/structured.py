@@ -10,7 +10,6 @@ from llmserve.grammar import MAX_BYTES
 from llmserve.server import grammars
 from llmserve.server.errors import shown
 from llmserve.server.protocol.values import check_count
-from llmserve.server.streaming import encode
 
 MAX_CHOICES = 500  # of one grammar: a thousand are more than its parser takes at a time
 MAX_NAME_CHARS = 64
@@ -109,7 +108,6 @@ def _schema_grammar(schema: Any, at: str) -> str:
     if not isinstance(schema, dict | bool):
         raise RequestError(f"{at} must have a JSON schema, which is an object, not {shown(schema)}.", param=at)
     try:
-        _check_size(len(encode(schema)), at)
         return grammars.json_schema(schema)
     except RequestError as e:
         raise RequestError(str(e), param=at) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,10 +17,12 @@ from llmserve.server.asked import Reading
 from llmserve.server.protocol.structured import checked_response_format
 from llmserve.server.protocol.tools import NamedTool, ToolChoice, tool_use
 
-from ..conftest import END, TOKENIZER, VOCAB
+from ..conftest import END
+from ..saying import HERMES, tokenizer_of
 
 BY_NAME = {form.name: form for form in FORMS}
-VOCABULARY = Vocabulary.of(TOKENIZER, VOCAB)
+TOKENIZER = tokenizer_of(HERMES, ["[TOOL_CALLS]", "<|assistant|>"])
+VOCABULARY = Vocabulary.of(TOKENIZER, TOKENIZER.vocab_size)
 SCHEMA = {
     "type": "object",
     "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
@@ -36,7 +40,8 @@ OBJECT = checked_response_format({"type": "json_object"})
 def reading(form: str, choice: ToolChoice | None, *, parallel: bool = True, prompt: str | None = None) -> Reading:
     tools = TOOLS if choice else STRICT
     use = tool_use(tools, choice, parallel)
-    return Reading(BY_NAME[form], use, None if prompt is None else Think(), end_of_prompt=prompt or "")
+    marks = TOKENIZER.token_ids(BY_NAME[form].marks)
+    return Reading(BY_NAME[form], use, None if prompt is None else Think(), end_of_prompt=prompt or "", mark_ids=marks)
 
 
 def allows(grammar: Grammar, text: str) -> bool:
@@ -56,19 +61,30 @@ def grammar_of(reading: Reading, wanted: Any = None) -> Grammar:
 
 
 def weather(form: str, arguments: str) -> str:
+    if form == "chatglm3" and arguments.startswith("{"):
+        arguments = ", ".join(f"{k}={v!r}" for k, v in json.loads(arguments).items())
     return {
         "hermes": f'<tool_call>\n{{"name": "weather", "arguments": {arguments}}}\n</tool_call>',
         "llama3": f'{{"name": "weather", "parameters": {arguments}}}',
         "glm4": f"weather\n{arguments}",
+        "mistral": f'[TOOL_CALLS] [{{"name": "weather", "arguments": {arguments}}}]',
+        "chatglm3": f" weather\n ```python\ntool_call({arguments})\n```",
     }[form]
 
 
-BETWEEN = {"hermes": "\n", "llama3": "; "}
+def several(form: str, arguments: str) -> str:
+    one = weather(form, arguments)
+    if form == "mistral":
+        return one.replace("}]", f"}}, {one.partition('[{')[2].join(['{', ''])}")
+    return {"hermes": "\n", "llama3": "; "}[form].join([one, one])
+
+
+ALL = ["hermes", "llama3", "glm4", "mistral", "chatglm3"]
 GOOD = ['{"city": "Bonn"}', '{"city": "}\\n明", "days": -3}']
 BAD = ["{}", '{"city": 5}', '{"city": "Bonn", "x": 1}', "Bonn"]
 
 
-@pytest.mark.parametrize("form", ["hermes", "llama3", "glm4"])
+@pytest.mark.parametrize("form", ALL)
 @pytest.mark.parametrize("choice", ["required", NamedTool("weather")])
 def test_a_call_is_a_tools_and_as_its_schema_says(form: str, choice: ToolChoice) -> None:
     asked = reading(form, choice)
@@ -76,7 +92,8 @@ def test_a_call_is_a_tools_and_as_its_schema_says(form: str, choice: ToolChoice)
     for arguments in GOOD:
         text = weather(form, arguments)
         assert allows(grammar, text)
-        [call] = Answer.of([*asked.reader().feed(text)]).calls
+        reader = asked.reader()
+        [call] = Answer.of([*reader.feed(text), *reader.end()]).calls
         assert (call.name, call.arguments) == ("weather", arguments)
     for text in ["", "Hello", *(weather(form, arguments) for arguments in BAD), f"Hello {weather(form, GOOD[0])}"]:
         assert not allows(grammar, text), text
@@ -84,32 +101,49 @@ def test_a_call_is_a_tools_and_as_its_schema_says(form: str, choice: ToolChoice)
     assert allows(grammar, time) == (choice == "required")
 
 
-@pytest.mark.parametrize("form", ["hermes", "llama3"])
+@pytest.mark.parametrize("form", ["hermes", "llama3", "mistral"])
 def test_several_calls(form: str) -> None:
-    two = BETWEEN[form].join([weather(form, GOOD[0])] * 2)
+    two = several(form, GOOD[0])
     assert len(Answer.of(reading(form, "required").reader().feed(two)).calls) == 2
     assert allows(grammar_of(reading(form, "required")), two)
     assert not allows(grammar_of(reading(form, "required", parallel=False)), two)
     assert not allows(grammar_of(reading(form, NamedTool("weather"))), two)
 
 
-@pytest.mark.parametrize("form", ["hermes", "llama3", "glm4"])
+@pytest.mark.parametrize("form", ALL)
 def test_strict_tools_of_which_none_need_be_called(form: str) -> None:
     grammar = grammar_of(reading(form, None))
     good, bad = weather(form, GOOD[0]), weather(form, BAD[0])
-    texts = ["", "Hello", "\nHello", '{"weather": "name"}', "weather\nis fine", "{", "名"]
+    texts = ["", "Hello", "\nHello", '{"weather": "name"}', "weather\nis fine", "{", "名", "weather\n ```python\nx()"]
     assert all(allows(grammar, text) and not Answer.of(reading(form, None).reader().feed(text)).calls for text in texts)
     assert allows(grammar, good)
     assert not allows(grammar, bad)
     assert not allows(grammar, f"\n{bad}")
 
 
+@pytest.mark.parametrize("form", ["hermes", "mistral"])
+def test_strict_tools_that_are_called_behind_a_text(form: str) -> None:
+    grammar = grammar_of(reading(form, None))
+    assert allows(grammar, f"Hello {weather(form, GOOD[0])}")
+    assert not allows(grammar, f"Hello {weather(form, BAD[0])}")
+
+
+def test_a_marker_that_is_written_letter_by_letter_is_not_in_the_text() -> None:
+    """It would be read as one."""
+    spelt = [TOKENIZER.encode(char, add_special_tokens=False)[0] for char in "[TOOL_CALLS]"]
+    matcher = grammar_of(reading("mistral", None)).matcher()
+    for token in spelt[:-1]:
+        matcher.advance(token)
+    with pytest.raises(RequestError):
+        matcher.advance(spelt[-1])
+
+
 def test_strict_tools_that_are_called_in_the_middle() -> None:
     grammar = grammar_of(reading("hermes", None))
     good, bad = weather("hermes", GOOD[0]), weather("hermes", BAD[0])
-    for text in ["Hello <tool_call", f"Hello {good}", f"{good}\n{good} Bye."]:
+    for text in ["Hello <tool_call", f"{good}\n{good} Bye."]:
         assert allows(grammar, text), text
-    for text in [f"Hello {bad}", f"{good}\n{bad}", "Hello <tool_call>"]:
+    for text in [f"{good}\n{bad}", "Hello <tool_call>"]:
         assert not allows(grammar, text), text
 
 
@@ -141,16 +175,14 @@ def test_what_an_answer_has_to_be_comes_behind_reasoning_or_is_a_call() -> None:
     assert Reading().form(OBJECT) == OBJECT
 
 
-@pytest.mark.parametrize("form, choice, wanted, param", [
-    ("mistral", "required", None, "tool_choice"),
-    ("chatglm3", "required", None, "tool_choice"),
-    ("mistral", None, None, "tools"),
-    ("chatglm3", None, None, "tools"),
-    ("chatglm3", "auto", OBJECT, "response_format"),
-])  # fmt: skip
-def test_what_there_is_no_grammar_for(form: str, choice: ToolChoice | None, wanted: Any, param: str) -> None:
+@pytest.mark.parametrize(
+    "choice, wanted, param",
+    [("required", None, "tool_choice"), (None, None, "tools"), ("auto", OBJECT, "response_format")],
+)
+def test_what_there_is_no_grammar_for(choice: ToolChoice | None, wanted: Any, param: str) -> None:
+    """A vocabulary without the token that stands before calls."""
     with pytest.raises(RequestError) as refused:
-        reading(form, choice).form(wanted)
+        replace(reading("mistral", choice), mark_ids={}).form(wanted)
     assert refused.value.param == param
 
 

@@ -22,8 +22,8 @@ OF_TEMPLATES = {
     "meta-llama-Llama-3.2-3B-Instruct": ("llama3", None),
     "mistralai-Mistral-Nemo-Instruct-2407": ("mistral", None),
     "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B": (None, "think"),
-    "GLM-4.6": (None, "think"),
-    "Qwen3-Coder": (None, None),
+    "GLM-4.6": ("glm45", "think"),
+    "Qwen3-Coder": ("qwen3_coder", None),
     "google-gemma-2-2b-it": (None, None),
     "microsoft-Phi-3.5-mini-instruct": (None, None),
 }

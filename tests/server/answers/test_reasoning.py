@@ -20,7 +20,7 @@ WITHOUT = f"{ASKED}<think>\n\n</think>\n\n"
 
 
 def reader(prompt: str, *, one_call: bool = False, keeps_reasoning: bool = True) -> AnswerReader:
-    tools = Hermes().parser(frozenset({"f"}))
+    tools = Hermes().parser([{"name": "f"}])
     return AnswerReader(Think().parser(prompt), tools, one_call=one_call, keeps_reasoning=keeps_reasoning)
 
 

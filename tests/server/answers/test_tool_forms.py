@@ -13,17 +13,32 @@ from llmserve.server.answers.parts import Answer, AnswerPart, Call, CallBegin, C
 from llmserve.server.answers.tools import FORMS
 
 BY_NAME = {form.name: form for form in FORMS}
-NAMES = frozenset({"weather", "weather_at", "f"})
+WEATHER = {
+    "city": {"type": "string"},
+    "days": {"type": "array"},
+    "now": {"anyOf": [{"type": "boolean"}, {"const": None}, {"type": "string"}]},
+}
+FUNCTIONS = [{"name": "weather", "parameters": {"properties": WEATHER}}, {"name": "weather_at"}, {"name": "f"}]
 
 
 def parts(form: str, pieces: Iterable[str]) -> list[AnswerPart]:
-    parser = BY_NAME[form].parser(NAMES)
+    parser = BY_NAME[form].parser(FUNCTIONS)
     told = [part for piece in pieces for part in parser.feed(piece)]
     return told + parser.end()
 
 
 def read(form: str, *pieces: str) -> Answer:
     return Answer.of(parts(form, pieces))
+
+
+def tagged(name: str, **arguments: str) -> str:
+    told = "".join(f"<arg_key>{k}</arg_key>\n<arg_value>{v}</arg_value>\n" for k, v in arguments.items())
+    return f"<tool_call>{name}\n{told}</tool_call>"
+
+
+def functional(name: str, **arguments: str) -> str:
+    told = "".join(f"<parameter={k}>\n{v}\n</parameter>\n" for k, v in arguments.items())
+    return f"<tool_call>\n<function={name}>\n{told}</function>\n</tool_call>"
 
 
 F = Call("f", "{}")
@@ -56,9 +71,27 @@ CALLS: list[tuple[str, str, str, list[Call]]] = [
     ("chatglm3", "weather\n ```python\ntool_call(city='北京', days=[1, -2], now=True)\n```", "",
      [Call("weather", '{"city": "北京", "days": [1, -2], "now": true}')]),
     ("chatglm3", "\nf\ntool_call()", "", [F]),
+    ("glm45", f"I look.\n{tagged('weather', city='北京', days='[1, 2]', now='true')}\n", "I look.",
+     [Call("weather", '{"city": "北京", "days": [1, 2], "now": true}')]),
+    ("glm45", "<tool_call>f\n</tool_call><tool_call>f</tool_call>", "", [F, F]),
+    ("glm45", tagged("weather", city="5", days="five", now="maybe"), "",
+     [Call("weather", '{"city": "5", "days": "five", "now": "maybe"}')]),
+    ("glm45", tagged("weather_at", x=" a\nb ", y="5", z="NaN"), "",
+     [Call("weather_at", '{"x": " a\\nb ", "y": 5, "z": "NaN"}')]),
+    ("glm45", tagged("f", x="1")[: -len("</tool_call>")], "", [Call("f", '{"x": 1}')]),
+    ("qwen3_coder", functional("weather", city="北\n京", days='[{"a": 1}]', now="True"), "",
+     [Call("weather", '{"city": "北\\n京", "days": [{"a": 1}], "now": true}')]),
+    ("qwen3_coder", f"So: {functional('f')}\n{functional('weather', now='None', city='None')}.", "So:.",
+     [F, Call("weather", '{"now": null, "city": "None"}')]),
 ]  # fmt: skip
 
 TEXTS = [
+    ("glm45", "<tool_call>f\n<arg_key>x</arg_key>\n<arg_value>1"),
+    ("glm45", "<tool_call>f\n<arg_key>x</arg_key></tool_call>"),
+    ("glm45", "<tool_call></tool_call> <tool_c"),
+    ("qwen3_coder", "<tool_call>\n<function=f>\n</tool_call>"),
+    ("qwen3_coder", "<tool_call>\n<function=f>\n<parameter=x>\n1\n</function>\n</tool_call>"),
+    ("qwen3_coder", '<tool_call>{"name": "f", "arguments": {}}</tool_call>'),
     ("hermes", ""),
     ("hermes", " a\n"),
     ("hermes", "use <tool_call> and </tool_call>"),
@@ -80,6 +113,8 @@ TEXTS = [
     ("glm4", 'other\n{"x": 1}'),
     ("chatglm3", "f\n```python\ntool_call(open('x'))\n```"),
     ("chatglm3", "f\n```python\ntool_call(1)\n```"),
+    ("chatglm3", "f\n```python\ntool_call(**{'x': 1})\n```"),
+    ("chatglm3", "f\ntool_call(x=1e999)"),  # no number that JSON has
     ("chatglm3", "f\n```python\nprint(1)\n```"),
     ("chatglm3", "f\ntool_call(x=" + "(" * 10_000 + ")"),
 ]
@@ -106,6 +141,8 @@ PIECES = {
     "llama3": ["<|python_tag|>", '{"name": "f", "parameters": ', '{"type": "function", "name": "weather", ', "; ", ";"],
     "mistral": ["[TOOL_CALLS]", "[TOOL_CALLS] [", '{"name": "f", "arguments": ', ", ", "]", "["],
     "glm4": ["weather\n", "f\n", "weather", "_at\n", "<|assistant|>", "\n"],
+    "glm45": ["<tool_call>", "</tool_call>", "f\n", "<arg_key>a</arg_key>", "<arg_value>", "</arg_value>", tagged("f")],
+    "qwen3_coder": ["<tool_call>\n", "</tool_call>", "<function=f>\n", "</function>", "<parameter=a>", "</parameter>"],
     "chatglm3": ["weather\n", "f\n", "```python\n", "tool_call(x='a')", "tool_call(", "\n```", "<|assistant|>"],
 }
 COMMON = ["{", "}", "{}", '{"x": 1}', "}}", '"', "\\", " ", "\n", "a", "明", "<", "name", '{"a": "b}"}']
@@ -131,9 +168,9 @@ def test_how_a_text_is_cut_does_not_matter(case: tuple[str, str, list[str]]) -> 
     assert [part.index for part in told if isinstance(part, CallBegin)] == list(range(len(whole.calls)))
     if not whole.calls:
         # The one mark that is left out between two answers, whichever they are.
-        assert whole.content == (text.replace("<|assistant|>", "") if "glm" in form else text)
+        assert whole.content == (text.replace("<|assistant|>", "") if form in ("glm4", "chatglm3") else text)
     for call in whole.calls:
-        assert form == "chatglm3" or call.arguments in text
+        assert form in ("chatglm3", "glm45", "qwen3_coder") or call.arguments in text
 
 
 @settings(max_examples=300, deadline=None)
@@ -154,7 +191,7 @@ def test_arguments_arrive_as_they_were_written(form: str, arguments: dict[str, o
 
 @pytest.mark.parametrize("form", sorted(BY_NAME))
 def test_content_is_told_at_once(form: str) -> None:
-    parser = BY_NAME[form].parser(NAMES)
+    parser = BY_NAME[form].parser(FUNCTIONS)
     assert [*parser.feed("Well:"), *parser.feed(" so <")] == [
         Content("Well:"),
         Content(" so" if form != "mistral" else " so <"),

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import re
 
-from llmserve.server.answers.markers import held_back
-from llmserve.server.answers.parts import AnswerPart, Content, Reasoning
+from llmserve.server.answers.machine import TextMachine
+from llmserve.server.answers.parts import Content, Reasoning
 from llmserve.server.answers.reasoning.form import ReasoningParser
 from llmserve.tokenizer import ChatPrompt
 
@@ -39,35 +39,16 @@ class Think:
         return [f'reasoning: ("{OPEN}" thought WHITE)?', *thought]
 
 
-class ThinkParser:
+class ThinkParser(TextMachine):
     """See `form.ReasoningParser`. `inside`: the text begins in the middle of reasoning."""
 
     def __init__(self, *, inside: bool) -> None:
-        self._text = ""  # not told yet
-        self._ended = False
-        self._seen = 0  # characters fed
+        super().__init__(self._opened if inside else self._begin)
         self._chars = math.inf
-        self._parts: list[AnswerPart] = []
-        self._state = self._opened if inside else self._begin
 
     @property
     def chars(self) -> float:
         return self._chars
-
-    def feed(self, text: str) -> list[AnswerPart]:
-        self._text += text
-        self._seen += len(text)
-        return self._run()
-
-    def end(self) -> list[AnswerPart]:
-        self._ended = True
-        return self._run()
-
-    def _run(self) -> list[AnswerPart]:
-        self._parts = []
-        while self._state():
-            pass
-        return self._parts
 
     def _begin(self) -> bool:
         text = self._text.lstrip()
@@ -88,17 +69,13 @@ class ThinkParser:
         return bool(self._text)
 
     def _thinking(self) -> bool:
-        thought, close, rest = self._text.partition(CLOSE)
-        if close:
-            self._tell(Reasoning(thought.rstrip()))
-            self._chars = self._seen - len(rest)
-            self._text = rest
+        thought, closed = self._take_before(CLOSE)
+        self._tell(Reasoning(thought))
+        if closed:
+            self._text = self._text.partition(CLOSE)[2]
+            self._chars = self._seen - len(self._text)
             self._state = self._closed
-            return True
-        known = len(self._text) - (0 if self._ended else held_back(self._text, CLOSE))
-        self._tell(Reasoning(self._text[:known]))
-        self._text = self._text[known:]
-        return False
+        return closed
 
     def _closed(self) -> bool:
         self._text = self._text.lstrip()
@@ -107,8 +84,8 @@ class ThinkParser:
         return bool(self._text)
 
     def _answer(self) -> bool:
-        self._tell(Content(self._text))
-        self._text = ""
+        text, self._text = self._text, ""
+        self._tell(self._content(text))
         return False
 
     def _tell(self, part: Content | Reasoning) -> None:

@@ -11,14 +11,15 @@ JSON once it is whole.
 
 from __future__ import annotations
 
-import ast
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from llmserve.server.answers.parts import Parser
+from llmserve.server.answers.tools.choices import anything_but, one_of, pattern
 from llmserve.server.answers.tools.first_line import AGAIN, FirstLineCalls
-from llmserve.server.answers.tools.form import Function, openai_id
+from llmserve.server.answers.tools.form import Function, names_of, openai_id
+from llmserve.server.answers.tools.python_calls import ANY, keyword_rules, read_keywords
 from llmserve.tokenizer import ChatPrompt
 from llmserve.tokenizer.prompts.chatglm3 import ChatGLM3Prompt
 
@@ -34,14 +35,29 @@ class ChatGLM3:
     def is_of(self, chat: ChatPrompt) -> bool:
         return isinstance(chat, ChatGLM3Prompt)
 
-    def parser(self, names: frozenset[str]) -> Parser:
-        return ChatGLM3Calls(names)
+    def parser(self, functions: Sequence[Function]) -> Parser:
+        return ChatGLM3Calls(names_of(functions))
 
-    def calls(self, functions: Sequence[Function], *, many: bool) -> list[str] | None:
-        return None
+    def calls(self, functions: Sequence[Function], ids: Mapping[str, int], *, many: bool) -> list[str] | None:
+        """One: after a call it gives the word to somebody else."""
+        return ["answer: call", *self._call(functions)]
 
-    def answers(self, functions: Sequence[Function], *, many: bool) -> list[str] | None:
-        return None
+    def answers(self, functions: Sequence[Function], ids: Mapping[str, int], *, many: bool) -> list[str] | None:
+        names = "|".join(pattern(function["name"]) for function in functions)
+        other = anything_but(rf"\s*({names})\s*(```\w*\s*)?tool_call\(")
+        return ["answer: call | TEXT", other, *self._call(functions)]
+
+    def _call(self, functions: Sequence[Function]) -> list[str]:
+        """Up to the bracket it is one terminal, which is told from other text at its end. Where its vocabulary begins
+        texts with a space, the model writes one before the name, and before the code."""
+        rules = one_of(
+            functions,
+            lambda name: (rf"/ ?{pattern(name)}\n ?```python\ntool_call\(/", '")\\n```"'),
+            lambda function, rule: keyword_rules(
+                function.get("parameters") or {}, rule, f"tools: parameters of {function['name']:.100}"
+            ),
+        )
+        return [*rules, *ANY]
 
     def new_id(self) -> str:
         return openai_id()
@@ -55,7 +71,7 @@ class ChatGLM3Calls(FirstLineCalls):
         arguments = _arguments(call)
         if arguments is None:
             return self._no_call()
-        self._begin()
+        self._begin(self._name)
         self._add_arguments(arguments)
         self._text = self._text[len(call) :]
         self._state = self._in_content
@@ -65,10 +81,8 @@ class ChatGLM3Calls(FirstLineCalls):
 def _arguments(text: str) -> str | None:
     """As JSON; None where it is no call with literals by name."""
     match = CALL.fullmatch(text)
+    arguments = read_keywords(match[1]) if match else None
     try:
-        call = ast.parse(match[1], mode="eval").body if match else None
-        if not isinstance(call, ast.Call) or call.args or not all(each.arg for each in call.keywords):
-            return None
-        return json.dumps({each.arg: ast.literal_eval(each.value) for each in call.keywords}, ensure_ascii=False)
-    except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
+        return None if arguments is None else json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
         return None

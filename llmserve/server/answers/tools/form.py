@@ -30,22 +30,29 @@ class ToolForm(Protocol):
         """Whether a model that is asked so calls tools so."""
         ...
 
-    def parser(self, names: frozenset[str]) -> Parser:
-        """`names`: of the tools that may be called."""
+    def parser(self, functions: Sequence[Function]) -> Parser:
+        """`functions`: those that may be called."""
         ...
 
-    def calls(self, functions: Sequence[Function], *, many: bool) -> list[str] | None:
+    def calls(self, functions: Sequence[Function], ids: Mapping[str, int], *, many: bool) -> list[str] | None:
         """Rules of a grammar (llguidance's Lark) by which `answer` calls one of these, or several if `many`, and says
-        no more. None: there is no grammar for this form."""
+        no more; `ids`: of those of `marks` that are tokens. None: there is no grammar for this form.
+
+        RequestError where there is none for a tool's schema.
+        """
         ...
 
-    def answers(self, functions: Sequence[Function], *, many: bool) -> list[str] | None:
+    def answers(self, functions: Sequence[Function], ids: Mapping[str, int], *, many: bool) -> list[str] | None:
         """Likewise, by which `answer` is any in which calls, if there are any, are well formed."""
         ...
 
     def new_id(self) -> str:
         """An id for a call."""
         ...
+
+
+def names_of(functions: Sequence[Function]) -> frozenset[str]:
+    return frozenset(function["name"] for function in functions)
 
 
 def openai_id() -> str:

@@ -5,13 +5,13 @@ Source: the models' chat templates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from llmserve.server.answers.parts import Parser
 from llmserve.server.answers.tools.choices import anything_but, one_of, pattern
 from llmserve.server.answers.tools.first_line import AGAIN, FirstLineCalls
-from llmserve.server.answers.tools.form import Function, openai_id
-from llmserve.server.answers.tools.json_calls import ObjectScan
+from llmserve.server.answers.tools.form import Function, names_of, openai_id
+from llmserve.server.grammars import literal
 from llmserve.tokenizer import ChatPrompt
 
 
@@ -27,19 +27,19 @@ class Glm4:
             "<tool_call>" not in chat.template
         )
 
-    def parser(self, names: frozenset[str]) -> Parser:
-        return Glm4Calls(names)
+    def parser(self, functions: Sequence[Function]) -> Parser:
+        return Glm4Calls(names_of(functions))
 
-    def calls(self, functions: Sequence[Function], *, many: bool) -> list[str] | None:
+    def calls(self, functions: Sequence[Function], ids: Mapping[str, int], *, many: bool) -> list[str] | None:
         """One: after a call it gives the word to somebody else."""
         return ["answer: call", *self._call(functions)]
 
-    def answers(self, functions: Sequence[Function], *, many: bool) -> list[str] | None:
+    def answers(self, functions: Sequence[Function], ids: Mapping[str, int], *, many: bool) -> list[str] | None:
         names = "|".join(pattern(function["name"]) for function in functions)
         return ["answer: call | TEXT", anything_but(rf"\s*({names})\s*\{{"), *self._call(functions)]
 
     def _call(self, functions: Sequence[Function]) -> list[str]:
-        return one_of(functions, lambda name: (f"{name}\n", ""))
+        return one_of(functions, lambda name: (literal(f"{name}\n"), ""))
 
     def new_id(self) -> str:
         return openai_id()
@@ -52,16 +52,12 @@ class Glm4Calls(FirstLineCalls):
             return False
         if not text.startswith("{"):
             return self._no_call()
-        self._begin()
+        self._begin(self._name)
         self._text = text
-        self._arguments = ObjectScan()
         self._state = self._in_arguments
         return True
 
     def _in_arguments(self) -> bool:
-        size = self._arguments.take(self._text)
-        self._add_arguments(self._text[:size])
-        self._text = self._text[size:]
-        if self._arguments.is_whole:
+        if is_whole := self._take_object():
             self._state = self._in_content
-        return self._arguments.is_whole
+        return is_whole

@@ -5,11 +5,11 @@ Source: the models' chat templates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from llmserve.server.answers.parts import Parser
 from llmserve.server.answers.tools.choices import one_of
-from llmserve.server.answers.tools.form import Function, openai_id
+from llmserve.server.answers.tools.form import Function, names_of, openai_id
 from llmserve.server.answers.tools.json_calls import JsonCalls, Syntax
 from llmserve.server.grammars import literal
 from llmserve.tokenizer import ChatPrompt
@@ -28,13 +28,13 @@ class Hermes:
         template = chat.template
         return SYNTAX.opening in template and "<arg_key>" not in template and "<function=" not in template
 
-    def parser(self, names: frozenset[str]) -> Parser:
-        return JsonCalls(SYNTAX, names)
+    def parser(self, functions: Sequence[Function]) -> Parser:
+        return JsonCalls(SYNTAX, names_of(functions))
 
-    def calls(self, functions: Sequence[Function], *, many: bool) -> list[str] | None:
+    def calls(self, functions: Sequence[Function], ids: Mapping[str, int], *, many: bool) -> list[str] | None:
         return [r'answer: call ("\n" call)*' if many else "answer: call", *self._call(functions)]
 
-    def answers(self, functions: Sequence[Function], *, many: bool) -> list[str] | None:
+    def answers(self, functions: Sequence[Function], ids: Mapping[str, int], *, many: bool) -> list[str] | None:
         return [
             f"answer: called{'*' if many else '?'} TEXT",
             "called: opening call",
@@ -50,7 +50,7 @@ class Hermes:
         return one_of(
             functions,
             lambda name: (
-                f'{opening}\n{{"name": {literal(name)}, "arguments": ',
-                f"}}\n{SYNTAX.closing}",
+                literal(f'{opening}\n{{"name": {literal(name)}, "arguments": '),
+                literal(f"}}\n{SYNTAX.closing}"),
             ),
         )

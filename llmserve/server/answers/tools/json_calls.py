@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from llmserve.server.answers.markers import held_back
-from llmserve.server.answers.parts import AnswerPart, CallArguments, CallBegin, Content
+from llmserve.server.answers.tools.call_parser import CallParser
 
 MAX_HEAD = 512
 """Characters of a call before its arguments; what is longer is none that a parser would wait for."""
@@ -82,40 +81,15 @@ def _beginning(atoms: Sequence[str]) -> str:
     return pattern
 
 
-class JsonCalls:
-    """See `parts.Parser`. Between `feed`s it is in one of its states, each a method that takes what it can.
-
-    A state returns whether another one, or itself again, has to look at what is left.
-    """
+class JsonCalls(CallParser):
+    """See `parts.Parser`."""
 
     def __init__(self, syntax: Syntax, names: frozenset[str]) -> None:
+        super().__init__(syntax.opening, self._answer_begins if syntax.bare else None)
         self._syntax = syntax
         self._names = names
-        self._text = ""  # not told yet
-        self._before = ""  # likewise: the white space and marker before a call that has not begun
         self._head = syntax.first_head
         self._needs_name = False  # only a tool's name makes it a call
-        self._searched = 0  # of `_text`, for the closing marker
-        self._arguments = ObjectScan()
-        self._calls = 0
-        self._after_call = False  # nothing but white space came since the last call
-        self._ended = False
-        self._parts: list[AnswerPart] = []
-        self._state = self._answer_begins if syntax.bare else self._in_content
-
-    def feed(self, text: str) -> list[AnswerPart]:
-        self._text += text
-        return self._run()
-
-    def end(self) -> list[AnswerPart]:
-        self._ended = True
-        return self._run()
-
-    def _run(self) -> list[AnswerPart]:
-        self._parts = []
-        while self._state():
-            pass
-        return self._parts
 
     def _answer_begins(self) -> bool:
         text = self._text.lstrip()
@@ -128,22 +102,8 @@ class JsonCalls:
             self._state = self._in_content
         return True
 
-    def _in_content(self) -> bool:
-        before, opening, rest = self._text.partition(self._syntax.opening)
-        if opening:
-            shown = before.rstrip()
-            self._tell(shown)
-            self._text = before[len(shown) :] + opening + rest
-            self._expect_call(before=before[len(shown) :] + opening, head=self._syntax.first_head)
-            return True
-        if self._ended:
-            self._tell("" if self._after_call and not self._text.strip() else self._text)
-            self._text = ""
-            return False
-        known = len(self._text) - held_back(self._text, self._syntax.opening)
-        self._tell(self._text[:known])
-        self._text = self._text[known:]
-        return False
+    def _opened(self, space: str) -> None:
+        self._expect_call(before=space + self._opening, head=self._syntax.first_head)
 
     def _expect_call(self, before: str, head: Head) -> None:
         """A call may come behind `before`, which `_text` begins with."""
@@ -161,53 +121,33 @@ class JsonCalls:
                 return self._no_call()
             self._begin(name)
             self._text = self._text[at:]
-            self._arguments = ObjectScan()
             self._state = self._in_arguments
             return True
         if not self._ended and self._head.may_follow(self._text):
             return False
         if self._syntax.closing and re.match(r"\s*\{", self._text[:MAX_HEAD]):
-            self._searched = 0
             self._state = self._in_unusual_call
             return True
         return self._no_call()
 
     def _in_unusual_call(self) -> bool:
         """JSON that may be a call in another order, or with its arguments as a text: seen when it is whole."""
-        closing = self._syntax.closing
-        at = self._text.find(closing, self._searched)
-        if at < 0 and not self._ended:
-            self._searched = max(0, len(self._text) - len(closing) + 1)
+        written = self._up_to(self._syntax.closing)
+        if written is None:
             return False
-        call = _call(self._text if at < 0 else self._text[:at])
+        call = _call(written)
         if call is None:
             return self._no_call()
         self._begin(call[0])
-        self._parts.append(CallArguments(self._calls - 1, call[1]))
-        self._after_call = True
-        self._text = "" if at < 0 else self._text[at + len(closing) :]
+        self._add_arguments(call[1])
+        self._text = self._text[len(written) + len(self._syntax.closing) :]
         self._state = self._in_content
         return True
-
-    def _no_call(self) -> bool:
-        self._tell(self._before)
-        self._state = self._in_content
-        return True
-
-    def _begin(self, name: str) -> None:
-        self._parts.append(CallBegin(self._calls, name))
-        self._calls += 1
 
     def _in_arguments(self) -> bool:
-        size = self._arguments.take(self._text)
-        if size:
-            self._parts.append(CallArguments(self._calls - 1, self._text[:size]))
-        self._text = self._text[size:]
-        if not self._arguments.is_whole:
-            return False
-        self._after_call = True
-        self._state = self._call_ends
-        return True
+        if is_whole := self._take_object():
+            self._state = self._call_ends
+        return is_whole
 
     def _call_ends(self) -> bool:
         """Closing braces, as many as there are, and what stands behind a call."""
@@ -227,38 +167,6 @@ class JsonCalls:
             self._text = text[len(closing) :]
         self._state = self._in_content
         return True
-
-    def _tell(self, text: str) -> None:
-        if text:
-            self._after_call = False
-            self._parts.append(Content(text))
-
-
-class ObjectScan:
-    """Finds the end of a JSON object: brackets are counted, those in strings not."""
-
-    def __init__(self) -> None:
-        self.is_whole = False
-        self._depth = 0
-        self._in_string = False
-        self._escaped = False
-
-    def take(self, text: str) -> int:
-        """How many of the characters that come next are the object's."""
-        for position, char in enumerate(text, start=1):
-            if self._in_string:
-                self._in_string = self._escaped or char != '"'
-                self._escaped = char == "\\" and not self._escaped
-            elif char == '"':
-                self._in_string = True
-            elif char in "{[":
-                self._depth += 1
-            elif char in "}]":
-                self._depth -= 1
-                if self._depth == 0:
-                    self.is_whole = True
-                    return position
-        return len(text)
 
 
 def _call(text: str) -> tuple[str, str] | None:

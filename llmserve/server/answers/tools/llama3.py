@@ -6,11 +6,11 @@ Python, are content.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from llmserve.server.answers.parts import Parser
 from llmserve.server.answers.tools.choices import anything_but, one_of
-from llmserve.server.answers.tools.form import Function, openai_id
+from llmserve.server.answers.tools.form import Function, names_of, openai_id
 from llmserve.server.answers.tools.json_calls import JsonCalls, Syntax
 from llmserve.server.grammars import literal
 from llmserve.tokenizer import ChatPrompt
@@ -27,18 +27,18 @@ class Llama3:
     def is_of(self, chat: ChatPrompt) -> bool:
         return "<|start_header_id|>" in chat.template and '"parameters": ' in chat.template
 
-    def parser(self, names: frozenset[str]) -> Parser:
-        return JsonCalls(SYNTAX, names)
+    def parser(self, functions: Sequence[Function]) -> Parser:
+        return JsonCalls(SYNTAX, names_of(functions))
 
-    def calls(self, functions: Sequence[Function], *, many: bool) -> list[str] | None:
+    def calls(self, functions: Sequence[Function], ids: Mapping[str, int], *, many: bool) -> list[str] | None:
         return ['answer: call ("; " call)*' if many else "answer: call", *self._call(functions)]
 
-    def answers(self, functions: Sequence[Function], *, many: bool) -> list[str] | None:
+    def answers(self, functions: Sequence[Function], ids: Mapping[str, int], *, many: bool) -> list[str] | None:
         calls = 'call ("; " call)*' if many else "call"
         return [f"answer: {calls} | TEXT", anything_but(r'\s*\{\s*"(name|type)"'), *self._call(functions)]
 
     def _call(self, functions: Sequence[Function]) -> list[str]:
-        return one_of(functions, lambda name: (f'{{"name": {literal(name)}, "parameters": ', "}"))
+        return one_of(functions, lambda name: (literal(f'{{"name": {literal(name)}, "parameters": '), '"}"'))
 
     def new_id(self) -> str:
         return openai_id()

@@ -1,0 +1,85 @@
+"""The files of `build_configs/`: settings of a build, or several named sets of them for one checkpoint.
+
+    quant: int8                      checkpoint: org/name        # whose they are; for people
+    tp_size: 2                       dtype: bfloat16             # what all variants have
+                                     variants:
+                                       int4:
+                                         quant: int4
+                                         fits: {L4: 32768}       # GPU: tokens of the longest sequence it holds at least
+
+What settings mean is not known here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmserve.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    settings: dict[str, Any]  # by the names of the command line's flags
+    fits: dict[str, int]  # GPU → tokens of a sequence
+
+
+@dataclass(frozen=True, slots=True)
+class BuildFile:
+    checkpoint: str | None
+    variants: dict[str, Variant]  # by name; a file without any has one, called ""
+
+
+def read_settings(path: Path | None, variant: str | None) -> dict[str, Any]:
+    """The settings of a file's variant; of no file, none. Raises ConfigError in one sentence."""
+    if path is None:
+        if variant is not None:
+            raise ConfigError(f"--variant {variant} is of a file of settings; give that with --config.")
+        return {}
+    variants = read_build_file(path).variants
+    names = ", ".join(variants)
+    if variant is None and "" in variants:
+        return variants[""].settings
+    if variant is None:
+        raise ConfigError(f"{path} has the variants {names}; choose one with --variant.")
+    if variant not in variants:
+        has = f"has the variants {names}" if names else "has none"
+        raise ConfigError(f"{path} has no variant {variant!r:.100}, it {has}.")
+    return variants[variant].settings
+
+
+def read_build_file(path: Path) -> BuildFile:
+    """Raises ConfigError in one sentence."""
+    data = _read_yaml(path)
+    checkpoint = data.pop("checkpoint", None)
+    if checkpoint is not None and not isinstance(checkpoint, str):
+        raise ConfigError(f"{path} says checkpoint: {checkpoint!r:.100}; it has to be a folder or a name of the hub.")
+    if "variants" not in data:
+        return BuildFile(checkpoint, {"": Variant(data, {})})
+    variants = data.pop("variants")
+    if not isinstance(variants, dict) or not variants:
+        raise ConfigError(f"{path} has variants without names; write them like `int8: {{quant: int8}}`.")
+    return BuildFile(checkpoint, {str(name): _variant(path, name, data, own) for name, own in variants.items()})
+
+
+def _variant(path: Path, name: object, common: dict[str, Any], own: object) -> Variant:
+    if not isinstance(own, dict):
+        raise ConfigError(f"{path}'s variant {name!r:.100} holds no settings; write lines like `quant: int8`.")
+    settings = {**common, **own}
+    fits = settings.pop("fits", {})
+    if not isinstance(fits, dict) or not all(type(tokens) is int and tokens > 0 for tokens in fits.values()):
+        raise ConfigError(f"{path}'s variant {name!r:.100} says fits: {fits!r:.100}; write it like {{L4: 32768}}.")
+    return Variant(settings, {str(gpu): tokens for gpu, tokens in fits.items()})
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:
+        raise ConfigError(f"{path} cannot be read as YAML ({' '.join(str(e).split())}).") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} holds no settings; write lines like `quant: int8`.")
+    return data
