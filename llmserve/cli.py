@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,14 +19,20 @@ from llmserve.bench.options import OfflineOptions, ServeOptions, TargetOptions, 
 from llmserve.cli_groups import SectionedCommand, grouped
 from llmserve.cli_options import (
     BackendChoice,
+    BackendOptions,
     BuildOptions,
     EngineOptions,
     MachineOptions,
     ModelOptions,
     PlannedOptions,
     ServerOptions,
+    build_config,
 )
-from llmserve.errors import LlmserveError
+from llmserve.config import BuildConfig, TensorRTLLMBuildConfig
+from llmserve.errors import ConfigError, LlmserveError
+
+if TYPE_CHECKING:
+    from llmserve.checkpoint.source import Checkpoint
 
 app = typer.Typer(
     name="llmserve",
@@ -76,6 +82,7 @@ def build(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="ENGINE", help="Where the engine is to stand.")],
     options: BuildOptions,
+    backend: BackendOptions,
     revision: Revision = None,
     lora: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A PEFT LoRA adapter to merge into the checkpoint.")
@@ -94,24 +101,51 @@ def build(
     from rich.table import Table
 
     from llmserve.build_file import read_settings
+    from llmserve.checkpoint.find import open_checkpoint
+
+    started = time.monotonic()
+    settings = build_config(read_settings(config, variant), options, backend)
+    with _unwinding_signals():
+        if isinstance(settings, TensorRTLLMBuildConfig):
+            for given, flag in ((lora, "--lora"), (check, "--check")):
+                if given:
+                    raise ConfigError(f"{flag} is for --backend native only; leave it away.")
+            source = open_checkpoint(str(DEMO) if checkpoint == "demo" else checkpoint, revision)
+            rows = _build_tensorrt_llm(source, output, settings, force)
+        else:
+            source = open_checkpoint(str(DEMO) if checkpoint == "demo" else checkpoint, revision, lora)
+            rows = _build_native(source, output, settings, force, check)
+    table = Table(title=f"built {output}", show_header=False, title_justify="left")
+    for row in (*rows, ("time", f"{time.monotonic() - started:.1f} s")):
+        table.add_row(*row)
+    Console(markup=False, emoji=False).print(table)  # a path may hold [brackets]
+
+
+def _build_native(
+    source: Checkpoint, output: Path, config: BuildConfig, force: bool, check: bool
+) -> list[tuple[str, str]]:
+    """The closing table's rows."""
     from llmserve.check.agreement import describe as describe_agreement
     from llmserve.check.command import check as check_engine
     from llmserve.checkpoint.build import build_engine, describe
-    from llmserve.checkpoint.find import open_checkpoint
     from llmserve.progress import ByteProgress
 
-    started = time.monotonic()
-    build_config = options.config(read_settings(config, variant))
-    with _unwinding_signals():
-        source = open_checkpoint(str(DEMO) if checkpoint == "demo" else checkpoint, revision, lora)
-        with ByteProgress() as progress:
-            report = build_engine(source, output, build_config, force=force, progress=progress)
-            agreement = check_engine(source, output, progress) if check else None
-    table = Table(title=f"built {output}", show_header=False, title_justify="left")
-    checked = describe_agreement(agreement) if agreement else []
-    for row in (*describe(report), *checked, ("time", f"{time.monotonic() - started:.1f} s")):
-        table.add_row(*row)
-    Console(markup=False, emoji=False).print(table)  # a path may hold [brackets]
+    with ByteProgress() as progress:
+        report = build_engine(source, output, config, force=force, progress=progress)
+        agreement = check_engine(source, output, progress) if check else None
+    return describe(report) + (describe_agreement(agreement) if agreement else [])
+
+
+def _build_tensorrt_llm(
+    source: Checkpoint, output: Path, config: TensorRTLLMBuildConfig, force: bool
+) -> list[tuple[str, str]]:
+    """The closing table's rows."""
+    from llmserve.tensorrt_llm.build import build_engine, describe
+
+    def say(what: str) -> None:
+        print(f"{what} …", file=sys.stderr, flush=True)
+
+    return describe(build_engine(source, output, config, force=force, say=say))
 
 
 @app.command(cls=SectionedCommand)
@@ -233,6 +267,22 @@ def doctor(
     from llmserve.doctor import print_findings
 
     sys.exit(print_findings(as_json=as_json))
+
+
+@app.command(name="verify-tensorrt-llm")
+def verify_tensorrt_llm(
+    wheel: Annotated[Path | None, typer.Option(metavar="FILE", help="A wheel, as pip downloads it.")] = None,
+    site_packages: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder in which tensorrt_llm is installed.")
+    ] = None,
+) -> None:
+    """Compare a TensorRT-LLM with what llmserve calls of it. By its files; nothing of it is loaded.
+
+    Exits with 1 where something differs, with 3 where nothing does but not all can be read.
+    """
+    from llmserve.tensorrt_llm.verify import print_findings
+
+    sys.exit(print_findings(wheel, site_packages))
 
 
 @app.command()

@@ -14,12 +14,17 @@ from typing import Annotated, Any
 from typer import Option
 
 from llmserve.cli_groups import OptionGroup
-from llmserve.config import BuildConfig, EngineConfig, ServerConfig, parse_bytes, validated
+from llmserve.config import BuildConfig, EngineConfig, ServerConfig, TensorRTLLMBuildConfig, parse_bytes, validated
+from llmserve.errors import ConfigError
 from llmserve.request import Pooling
 
 
 class QuantChoice(str, Enum):
     none, int8, int4 = "none", "int8", "int4"
+
+
+class WeightsChoice(str, Enum):
+    none, int8, int4, int4_awq, int8_sq, fp8 = "none", "int8", "int4", "int4_awq", "int8_sq", "fp8"
 
 
 class DTypeChoice(str, Enum):
@@ -46,7 +51,10 @@ class BackendChoice(str, Enum):
 class BuildOptions(OptionGroup):
     """None: as a YAML file says, or else BuildConfig's default."""
 
-    quant: Annotated[QuantChoice | None, Option(help="Weight-only quantisation. Default: none.")] = None
+    quant: Annotated[
+        WeightsChoice | None,
+        Option(help="Weight-only int8, int4; tensorrt-llm also has calibrated int4_awq, int8_sq, fp8. Default: none."),
+    ] = None
     head_quant: Annotated[
         QuantChoice | None, Option(help="Of the LM head. Default: int8 in an int4 engine, else as --quant.")
     ] = None
@@ -60,6 +68,52 @@ class BuildOptions(OptionGroup):
     def config(self, from_file: dict[str, Any]) -> BuildConfig:
         given = {name: value for name, value in self.values().items() if value is not None}
         return validated(BuildConfig, from_file | given)
+
+
+@dataclass(frozen=True)
+class BackendOptions(OptionGroup):
+    """Who builds and executes the engine, and what only TensorRT-LLM's builder is told."""
+
+    SECTION = "TensorRT-LLM"
+
+    backend: Annotated[
+        BackendChoice | None, Option(help="tensorrt-llm: NVIDIA's builder and executor. Default: native, our own.")
+    ] = None
+    max_batch_size: Annotated[int | None, Option(help="sequences that run at once. Default: 64.")] = None
+    max_seq_len: Annotated[int | None, Option(help="tokens of a sequence, prompt included. Default: the model's.")] = (
+        None
+    )
+    max_input_len: Annotated[int | None, Option(help="tokens of a prompt. Default: all of a sequence's but one.")] = (
+        None
+    )
+    max_num_tokens: Annotated[int | None, Option(help="tokens in one step. Default: 8192.")] = None
+    timing_cache: Annotated[
+        str | None,
+        Option(metavar="FILE", help="TensorRT's measurements, to build quicker again. Default: none."),
+    ] = None
+    calib_dataset: Annotated[
+        str | None, Option(help="name or folder of the data to calibrate on. Default: cnn_dailymail.")
+    ] = None
+    trust_remote_code: Annotated[
+        bool | None, Option("--trust-remote-code", help="let it run code that the checkpoint brings.")
+    ] = None
+
+
+def build_config(
+    from_file: dict[str, Any], options: BuildOptions, backend_options: BackendOptions
+) -> BuildConfig | TensorRTLLMBuildConfig:
+    """ConfigError names a setting that the chosen backend does not have."""
+    given = options.values() | backend_options.values()
+    values = from_file | {name: value for name, value in given.items() if value is not None}
+    backend = values.pop("backend", "native")
+    if backend not in ("native", "tensorrt-llm"):
+        raise ConfigError(f"backend is {backend!r:.100}; choose native or tensorrt-llm.")
+    ours, theirs = set(BuildConfig.model_fields), set(TensorRTLLMBuildConfig.model_fields)
+    foreign = theirs - ours if backend == "native" else ours - theirs
+    for name in values:
+        if name in foreign:
+            raise ConfigError(f"{name} is no setting of the {backend} backend; leave it away.")
+    return validated(BuildConfig, values) if backend == "native" else validated(TensorRTLLMBuildConfig, values)
 
 
 @dataclass(frozen=True)
@@ -114,6 +168,10 @@ class EngineOptions(ModelOptions):
         ),
     ] = None
     verify: Annotated[bool, Option(help="Compare the shards with their checksums before use.")] = True
+    stall_timeout: Annotated[
+        float | None,
+        Option(help="tensorrt-llm: seconds without a step, while there is work, that end the server. Default: 8."),
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ ENGINE_FORMAT = 4
 DType = Literal["float32", "bfloat16", "float16"]
 Device = Literal["cpu", "cuda"]
 Quant = Literal["none", "int8", "int4"]
+TensorRTLLMQuant = Literal["none", "int8", "int4", "int4_awq", "int8_sq", "fp8"]
+"""int8, int4: of weights alone (W8A16, W4A16). The others are calibrated: AWQ in groups, SmoothQuant, FP8."""
 MAX_TP_SIZE = 64
 
 # What a model's sizes may be: far beyond any real one, so that a damaged file is found before it costs memory.
@@ -170,6 +172,23 @@ class BuildConfig(Frozen):
         return self.head_quant or ("int8" if self.quant == "int4" else self.quant)
 
 
+class TensorRTLLMBuildConfig(Frozen):
+    """`llmserve build --backend tensorrt-llm`'s settings. The limits are compiled in."""
+
+    model_config = ConfigDict(strict=True)
+
+    quant: TensorRTLLMQuant = "none"
+    tp_size: int = Field(default=1, ge=1, le=MAX_TP_SIZE)
+    dtype: DType | Literal["auto"] = "auto"  # auto: the checkpoint's, float16 for a float32 one
+    max_batch_size: int = Field(default=64, ge=1, le=4096)  # sequences that run at once; decoder buffers grow with it
+    max_seq_len: int | None = Field(default=None, ge=2)  # tokens of a sequence; None: the model's
+    max_input_len: int | None = Field(default=None, ge=1)  # of them, the prompt's; None: all but one
+    max_num_tokens: int = Field(default=8192, ge=1, le=1 << 20)  # tokens in one step
+    timing_cache: str | None = None  # a file that TensorRT reads and adds its measurements to; None: kept nowhere
+    calib_dataset: str = "cnn_dailymail"  # what int4_awq, int8_sq and fp8 are calibrated on
+    trust_remote_code: bool = False  # TensorRT-LLM may run the checkpoint's own code, without which it reads no ChatGLM
+
+
 class EngineConfig(Frozen):
     """What the engine ranks need to know to run. Counts are tokens, sizes are bytes, times are seconds."""
 
@@ -187,6 +206,12 @@ class EngineConfig(Frozen):
     overlap: bool | None = None  # prepare the next step while this one is computed; None: where a core is left for it
     threads: int | None = Field(default=None, ge=1, le=4096)  # per rank; None: the host's cores over its ranks
     verify: bool = True  # compare every shard with its BLAKE3 before use
+    stall_timeout: float | None = Field(default=None, gt=0)  # tensorrt-llm: see tensorrt_llm.rank; None: its default
+
+    def require_native(self) -> None:
+        """Raises ConfigError, which names a setting that the native engine does not have."""
+        if self.stall_timeout is not None:
+            raise ConfigError("--stall-timeout is for engines of tensorrt-llm only; leave it away.")
 
 
 class ServerConfig(Frozen):
@@ -221,16 +246,31 @@ class GenerationDefaults(Frozen):
     max_tokens: int | None = None  # of a chat's answer
 
 
+class TensorRTLLMFacts(Frozen):
+    """What an engine of TensorRT-LLM is tied to, and the limits that were compiled into it."""
+
+    version: str  # of tensorrt_llm
+    tensorrt_version: str
+    gpu: str  # that it was built on
+    sm: int  # its compute capability, as 90 for 9.0
+    max_batch_size: int = Field(ge=1)
+    max_input_len: int = Field(ge=1)
+    max_seq_len: int = Field(ge=2)
+    max_num_tokens: int = Field(ge=1)
+    tokens_per_block: int = Field(ge=1)
+    paged_context: bool  # prompts can be read in chunks and find each other's prefixes
+
+
 class Manifest(Frozen):
     """`engine.json`: all that is known of an engine without opening its shards."""
 
     format: int = Field(default=ENGINE_FORMAT, ge=1)
     llmserve_version: str
-    executor: Literal["native"] = "native"
+    executor: Literal["native", "tensorrt-llm"] = "native"
     device: Device
     model_name: str
     model: ModelConfig
-    quant: Quant
+    quant: TensorRTLLMQuant
     head_quant: Quant
     group_size: int | None
     zero_points: bool = False  # int4 matrices have a zero point of their own in every group (GPTQ, AWQ)
@@ -240,13 +280,20 @@ class Manifest(Frozen):
     tokenizer_sha256: str | None  # None: the checkpoint had no tokenizer; only token ids can be served
     source_fingerprint: str  # of the checkpoint's config and tensor headers
     files: dict[str, FileRecord]
+    tensorrt_llm: TensorRTLLMFacts | None = None  # where that is the executor
+
+    @model_validator(mode="after")
+    def _facts_of_its_executor(self) -> Manifest:
+        if (self.executor == "tensorrt-llm") != (self.tensorrt_llm is not None):
+            raise ValueError(f"executor {self.executor} {'without' if self.tensorrt_llm is None else 'with'} its facts")
+        return self
 
     def stored_as(self) -> list[tuple[str, str]]:
         """What an engine's numbers are kept in, as rows of a table for people."""
 
-        def told(quant: Quant) -> str:
+        def told(quant: TensorRTLLMQuant) -> str:
             zeros = " with zero points" if self.zero_points else ""
-            groups = f", groups of {self.group_size}{zeros}" if quant == "int4" else ""
+            groups = f", groups of {self.group_size}{zeros}" if quant.startswith("int4") and self.group_size else ""
             return self.dtype if quant == "none" else quant + groups
 
         embedding = ", the embedding beside its tied head too" if self.model.tie_embeddings else ""

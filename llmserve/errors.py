@@ -32,6 +32,10 @@ class EngineDirError(LlmserveError):
     """An engine directory is not one, is damaged, or does not fit how it is being run."""
 
 
+class EngineStartError(LlmserveError):
+    """A rank could not load. Every rank raises it, so that all leave in order and one of them says why."""
+
+
 class EngineDeadError(LlmserveError):
     """The engine process is gone; every request it held ends with this sentence."""
 

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from llmserve.checkpoint.disk import readable_bytes
 from llmserve.checkpoint.engine_dir import EngineDir
+from llmserve.config import Manifest
 
 
 def print_engine(path: Path, *, tensors: bool, as_json: bool) -> None:
@@ -20,6 +21,7 @@ def print_engine(path: Path, *, tensors: bool, as_json: bool) -> None:
         return
     console.print(_summary(engine))
     if tensors:
+        engine.require_native()
         for rank in range(engine.manifest.tp_size):
             console.print(_tensors(engine, rank))
 
@@ -35,6 +37,7 @@ def _summary(engine: EngineDir) -> Table:
         ("model", f"{m.model_name} ({model.family})"),
         ("executor", f"{m.executor}, {m.device}, tp_size {m.tp_size}"),
         *m.stored_as(),
+        *_tensorrt_llm(m),
         ("layers", f"{model.num_layers} × hidden {model.hidden_size}, MLP {model.intermediate_size}"),
         ("attention", f"{model.num_heads} heads, {model.num_kv_heads} KV heads of {model.head_dim}"),
         ("sliding window", ", ".join(map(str, windows)) or "none"),
@@ -53,6 +56,22 @@ def _summary(engine: EngineDir) -> Table:
     for name, record in m.files.items():
         table.add_row(name, f"{readable_bytes(record.size)}, blake3 {record.blake3[:16]}")
     return table
+
+
+def _tensorrt_llm(manifest: Manifest) -> list[tuple[str, str]]:
+    """What its engine is tied to, and what is compiled in."""
+    facts = manifest.tensorrt_llm
+    if facts is None:
+        return []
+    return [
+        ("runs on", f"TensorRT-LLM {facts.version}, TensorRT {facts.tensorrt_version}"),
+        ("built on", f"{facts.gpu}, compute capability {facts.sm / 10}"),
+        (
+            "limits",
+            f"{facts.max_batch_size} sequences of {facts.max_seq_len} tokens, {facts.max_input_len} in a prompt, "
+            f"{facts.max_num_tokens} in a step",
+        ),
+    ]
 
 
 def _tensors(engine: EngineDir, rank: int) -> Table:

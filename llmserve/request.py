@@ -141,7 +141,8 @@ class TokenLogprobs:
 
     chosen: float  # of the token that is there
     top: tuple[tuple[int, float], ...]  # (token id, log probability), most likely first
-    rank: int  # of the token that is there: 1 where none is more likely; of equally likely ones the lowest id is first
+    rank: int  # of the token that is there: 1 where none is more likely; of equally likely ones the lowest id is first;
+    # 0: not known
 
 
 class TokenEvent(NamedTuple):
@@ -151,7 +152,7 @@ class TokenEvent(NamedTuple):
     token: int | None  # None: the prompt is not done yet, or the request ended without a further token (abort, error)
     finish: Finish | None = None  # set on the request's last event only
     logprobs: TokenLogprobs | None = None
-    cached_tokens: int = 0  # on the first event: how many prompt tokens the prefix cache held
+    cached_tokens: int = 0  # on one event, the first or the last: how many prompt tokens the prefix cache held
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # of the prompt's next tokens, of which the first has none
     error: str | None = None  # with Finish.ERROR: one sentence
     refused: bool = False  # with `error`: what the request asks for cannot be; nothing else is wrong

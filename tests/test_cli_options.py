@@ -16,14 +16,16 @@ from llmserve.bench.options import OfflineOptions, ServeOptions, TargetOptions
 from llmserve.cli import app
 from llmserve.cli_groups import OptionGroup, grouped
 from llmserve.cli_options import (
+    BackendOptions,
     BuildOptions,
     EngineOptions,
     MachineOptions,
     ModelOptions,
     PlannedOptions,
     ServerOptions,
+    build_config,
 )
-from llmserve.config import BuildConfig, EngineConfig, ServerConfig
+from llmserve.config import BuildConfig, EngineConfig, ServerConfig, TensorRTLLMBuildConfig
 from llmserve.errors import ConfigError
 
 ENGINE_FLAGS = {
@@ -57,9 +59,13 @@ def test_every_setting_has_an_option_with_its_default() -> None:
     assert {field.name for field in fields(EngineOptions)} == names(EngineConfig)
     assert {field.name for field in fields(ServerOptions)} == names(ServerConfig)
     assert {field.name for field in fields(BuildOptions)} == names(BuildConfig)
+    both = {"backend"} | names(BuildConfig) | names(TensorRTLLMBuildConfig)
+    assert {field.name for group in (BuildOptions, BackendOptions) for field in fields(group)} == both
     assert EngineOptions().config() == ModelOptions().config() == EngineConfig()
     assert ServerOptions().config() == ServerConfig()
     assert BuildOptions().config({}) == BuildConfig()
+    assert build_config({}, BuildOptions(), BackendOptions()) == BuildConfig()
+    assert build_config({"backend": "tensorrt-llm"}, BuildOptions(), BackendOptions()) == TensorRTLLMBuildConfig()
 
 
 @pytest.fixture
@@ -110,6 +116,21 @@ def test_build_flags_win_over_the_file() -> None:
     assert options.config({"tp_size": 4, "quant": "int8"}) == BuildConfig(tp_size=2, quant="int8")
     with pytest.raises(ConfigError, match="nonsense"):
         options.config({"nonsense": 1})
+
+
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        ({"max_batch_size": 8}, "max_batch_size is no setting of the native backend"),
+        ({"backend": "tensorrt-llm", "device": "cpu"}, "device is no setting of the tensorrt-llm backend"),
+        ({"backend": "vllm"}, "backend is 'vllm'"),
+        ({"quant": "fp8"}, "quant: "),
+        ({"backend": "tensorrt-llm", "nonsense": 1}, "nonsense"),
+    ],
+)
+def test_a_backend_has_settings_of_its_own(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        build_config(settings, BuildOptions(), BackendOptions())
 
 
 def test_what_cannot_be_used_is_one_sentence() -> None:

@@ -29,21 +29,30 @@ MAY_IMPORT = {
     "layers": "quant ops comm config errors",
     "models": "layers ops config errors",
     "checkpoint": "config errors",
+    "checkpoint.text_files": "checkpoint tokenizer errors",
     "checkpoint.ranks": "checkpoint models layers quant config errors",
-    "checkpoint.build": "checkpoint checkpoint.ranks models layers quant tokenizer config errors",
+    "checkpoint.build": "checkpoint checkpoint.ranks checkpoint.text_files models layers quant tokenizer config errors",
     "runtime": "models layers ops comm checkpoint scheduler config request errors",
     # text
     "tokenizer": "config request errors",
     "grammar": "tokenizer errors",
     # the engine, and how it is started and talked to
-    "engine.messages": "request",
+    "engine.capabilities": "request errors",
+    "engine.messages": "engine.capabilities request",
     "engine.endpoint": "",
     "engine.launch": "config errors",
     "engine.group": "engine.launch config errors",
-    "engine": "engine.messages engine.endpoint engine.launch runtime scheduler comm checkpoint "
-    "grammar tokenizer config request errors logs",
+    "tensorrt_llm.contract": "errors",
+    "tensorrt_llm.verify": "tensorrt_llm.contract errors",
+    "engine.link": "engine.endpoint engine.messages errors",
+    "engine.serve": "engine.link engine.messages request errors",
+    "tensorrt_llm": "engine.capabilities engine.launch engine.link engine.messages engine.serve comm models checkpoint "
+    "checkpoint.ranks checkpoint.text_files config request errors",
+    "engine": "engine.messages engine.endpoint engine.launch engine.link engine.serve tensorrt_llm runtime scheduler "
+    "comm checkpoint grammar tokenizer config request errors logs",
     # HTTP
-    "server": "grammar tokenizer engine.messages engine.endpoint engine.launch engine.group config request errors logs",
+    "server": "grammar tokenizer engine.capabilities engine.messages engine.endpoint engine.launch engine.group "
+    "config request errors logs",
     # judging a build
     "check": "runtime models layers ops comm checkpoint checkpoint.build scheduler tokenizer config errors",
     # measuring
@@ -58,7 +67,7 @@ MAY_IMPORT = {
     "doctor": "engine.launch runtime ops errors",
     "terminal": "server tokenizer engine.endpoint engine.group config request errors logs",
     "cli": "cli_groups cli_options build_file server terminal bench inspect doctor engine engine.launch check plan "
-    "checkpoint checkpoint.build progress config errors logs",
+    "checkpoint checkpoint.build tensorrt_llm tensorrt_llm.verify progress config errors logs",
     "__main__": "cli",
 }
 """Part → parts it may import. A part is a module or package of llmserve; `a.b` is not part of `a`."""
@@ -78,12 +87,19 @@ BESIDE_THE_STANDARD_LIBRARY = {
     "comm": "torch numpy mpi4py",
     "checkpoint": "torch safetensors huggingface_hub blake3",
     "checkpoint.ranks": "",
+    "checkpoint.text_files": "",
     "checkpoint.build": "",
+    "engine.capabilities": "msgspec",
     "engine.messages": "msgspec",
     "engine.endpoint": "",
     "engine.launch": "",
     "engine.group": "",
+    "engine.link": "zmq",
+    "engine.serve": "",
     "engine": "torch zmq",
+    "tensorrt_llm": "tensorrt_llm torch mpi4py pydantic",
+    "tensorrt_llm.contract": "",
+    "tensorrt_llm.verify": "",
     "tokenizer": "tokenizers sentencepiece jinja2",
     "grammar": "llguidance",
     "plan": "torch rich",
@@ -92,8 +108,10 @@ BESIDE_THE_STANDARD_LIBRARY = {
 }
 """Part → other people's packages it may import; of those that are not listed, none is held to anything."""
 
-NEVER_TORCH = ("request", "errors", "config", "scheduler", "engine.messages", "engine.endpoint", "engine.launch",
-               "engine.group", "server", "grammar", "tokenizer")  # fmt: skip
+NEVER_TORCH = (
+    "request", "errors", "config", "scheduler", "engine.capabilities", "engine.messages", "engine.endpoint",
+    "engine.launch", "engine.link", "engine.serve", "engine.group", "server", "grammar", "tokenizer",
+)  # fmt: skip
 """Parts of the processes that format text: loading torch would cost them seconds and hundreds of megabytes."""
 
 

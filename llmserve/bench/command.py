@@ -21,9 +21,10 @@ def bench_engine(
 ) -> None:
     check_outputs(json_file, plot)
     manifest = Manifest.read(engine)
-    if manifest.tp_size != 1:
+    if manifest.tp_size != 1 or manifest.executor != "native":
+        what = f"is for {manifest.tp_size} ranks" if manifest.executor == "native" else f"is one of {manifest.executor}"
         raise EngineDirError(
-            f"{engine} was built for {manifest.tp_size} ranks and only one can be measured in this process; serve it "
+            f"{engine} {what} and only a native engine of one can be measured in this process; serve it "
             f"with `llmserve run {engine}` and measure the server with `llmserve bench --serve URL`."
         )
     # Only now: loading torch takes seconds.

@@ -7,7 +7,6 @@ computed, so a full disk shows early.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -27,13 +26,13 @@ from llmserve.checkpoint.ranks import (
 )
 from llmserve.checkpoint.source import Checkpoint
 from llmserve.checkpoint.tensor_file import TensorFileWriter
+from llmserve.checkpoint.text_files import load_tokenizer, text_files, tokenizer_sha256
 from llmserve.config import BuildConfig, Manifest, ModelConfig
-from llmserve.errors import BuildError, CheckpointError, EngineDirError
+from llmserve.errors import BuildError, CheckpointError
 from llmserve.layers.parameter import Matrix, Parameter
 from llmserve.models import read_config
 from llmserve.models.decoder import Decoder
 from llmserve.models.generation import read_generation
-from llmserve.tokenizer import Tokenizer, vocabulary_files
 
 Progress = Callable[[str, int, int], None]
 """Called with the phase, the bytes done and the bytes in all."""
@@ -67,7 +66,7 @@ def build_engine(
     config = ranks.config
     checkpoint = with_prefix(checkpoint, ranks.models[0])
     used = _check_tensors(checkpoint, ranks.models)
-    tokenizer = _load_tokenizer(checkpoint)
+    tokenizer = load_tokenizer(checkpoint)
     eos = None if tokenizer is None else tokenizer.eos_token_id
     generation = read_generation(checkpoint.config, checkpoint.generation_config, model.vocab_size, eos)
     manifest = Manifest(
@@ -82,13 +81,13 @@ def build_engine(
         tp_size=config.tp_size,
         dtype=dtype,
         generation=generation.defaults,
-        tokenizer_sha256=_tokenizer_sha256(checkpoint),
+        tokenizer_sha256=tokenizer_sha256(checkpoint),
         source_fingerprint=checkpoint.fingerprint(),
         files={},
     )
     with EngineDirWriter(target, force) as writer:
         _write_shards(checkpoint, ranks.models, writer.path, report)
-        for file in _text_files(checkpoint):
+        for file in text_files(checkpoint):
             writer.add_file(file)
         total = sum(file.stat().st_size for file in writer.path.iterdir())
         manifest = writer.finish(manifest, lambda done: report("checksums", done, total))
@@ -206,30 +205,6 @@ def _write_shards(checkpoint: Checkpoint, ranks: Sequence[Decoder], folder: Path
                     writer.write(name, row, band)
                     done += band.nbytes
                     report("weights", done, total)
-
-
-def _load_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
-    """What a server would load. A checkpoint may have none: its engine takes and gives token ids only."""
-    try:
-        return Tokenizer.load(checkpoint.path) if vocabulary_files(checkpoint.path) else None
-    except EngineDirError as e:
-        advice = "copy or download it again, or remove the tokenizer's files to serve token ids only."
-        raise CheckpointError(str(e).replace("build the engine again.", advice)) from None
-
-
-def _tokenizer_sha256(checkpoint: Checkpoint) -> str | None:
-    """Over the vocabulary."""
-    digest = hashlib.sha256()
-    files = vocabulary_files(checkpoint.path)
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest() if files else None
-
-
-def _text_files(checkpoint: Checkpoint) -> list[Path]:
-    """config.json comes along where there is a tokenizer: it says of which model, where its files do not."""
-    config = [checkpoint.path / "config.json"] if vocabulary_files(checkpoint.path) else []
-    return checkpoint.tokenizer_files() + config
 
 
 def describe(report: BuildReport) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
     ENGINE/
       engine.json                      the Manifest; written last
       rank0.safetensors ...            one packed shard a rank
+      tensorrt_llm/rank0.engine ...    in its place, where TensorRT-LLM is the executor: its own folder, as it writes it
       tokenizer files, generation_config.json
 
 Knows nothing of what the tensors are for. Importing it does not import torch, so that a process that only wants to
@@ -33,8 +34,19 @@ if TYPE_CHECKING:
 _MANIFEST = "engine.json"
 
 
+TENSORRT_LLM = "tensorrt_llm"
+"""The folder of an engine that TensorRT-LLM reads."""
+
+
 def shard_name(rank: int) -> str:
+    """Of a native engine."""
     return f"rank{rank}.safetensors"
+
+
+def shard_names(manifest: Manifest) -> list[str]:
+    """What each rank loads, in order."""
+    ranks = range(manifest.tp_size)
+    return [f"{TENSORRT_LLM}/rank{r}.engine" if manifest.tensorrt_llm else shard_name(r) for r in ranks]
 
 
 @dataclass(frozen=True)
@@ -51,11 +63,12 @@ class EngineDir:
         if not path.exists():
             raise EngineDirError(f"{path} does not exist; make an engine with `llmserve build CHECKPOINT -o {path}`.")
         manifest = Manifest.read(path)
-        for rank in range(manifest.tp_size):
-            if shard_name(rank) not in manifest.files:
-                raise EngineDirError(f"{path / _MANIFEST} does not list {shard_name(rank)}; build the engine again.")
+        for name in shard_names(manifest):
+            if name not in manifest.files:
+                raise EngineDirError(f"{path / _MANIFEST} does not list {name}; build the engine again.")
         for name, record in manifest.files.items():
-            if name != os.path.basename(name) or name in ("", ".", ".."):
+            parts = name.split("/")
+            if len(parts) > 2 or {"", ".", ".."} & set(parts):
                 raise EngineDirError(f"{path / _MANIFEST} lists {name!r}, not a file name; build the engine again.")
             file = path / name
             if not file.is_file():
@@ -76,6 +89,14 @@ class EngineDir:
                 f"{self.path} was built for tp_size={built_for} but {running} running; start it with "
                 f"`mpirun -n {built_for} llmserve run {self.path}`, or with `llmserve run {self.path}`, which starts "
                 "the ranks itself."
+            )
+
+    def require_native(self) -> None:
+        """Raises EngineDirError unless it is an engine of our own: what is done with it reads its shards."""
+        if self.manifest.executor != "native":
+            raise EngineDirError(
+                f"{self.path} is an engine of {self.manifest.executor}, which can only be served (`llmserve run "
+                f"{self.path}`)."
             )
 
     def verify(self, names: Iterable[str] | None = None, progress: Progress | None = None, *, threads: int = 1) -> None:
@@ -184,12 +205,15 @@ class EngineDirWriter:
         files: dict[str, FileRecord] = {}
         done, threads = 0, len(os.sched_getaffinity(0))  # nothing else has work by now
         try:
-            for file in sorted(self.path.iterdir()):
+            for file in sorted(self.path.rglob("*")):
                 fsync_path(file)
+                if file.is_dir():
+                    continue
+                name = file.relative_to(self.path).as_posix()
                 digest = blake3_file(file, threads, progress, done)
-                files[file.name] = FileRecord(size=file.stat().st_size, blake3=digest)
-                done += files[file.name].size
-            if missing := [name for name in map(shard_name, range(manifest.tp_size)) if name not in files]:
+                files[name] = FileRecord(size=file.stat().st_size, blake3=digest)
+                done += files[name].size
+            if missing := [name for name in shard_names(manifest) if name not in files]:
                 raise ValueError(f"an engine of tp_size={manifest.tp_size} needs {', '.join(missing)}")
             manifest = manifest.model_copy(update={"files": files})
             (self.path / _MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", "utf-8")
@@ -230,10 +254,12 @@ class EngineDirWriter:
                 f"{engine} is not replaced, as what belongs to the engine in it cannot be told ({str(e).rstrip('.')}); "
                 "choose another -o or remove it yourself."
             ) from None
-        for entry in sorted(engine.iterdir()):
-            if entry.name not in listed or (entry.is_dir() and not entry.is_symlink()):
+        folders = {name.rpartition("/")[0] for name in listed}
+        for entry in sorted(engine.rglob("*")):
+            name = entry.relative_to(engine).as_posix()
+            if name not in (folders if entry.is_dir() and not entry.is_symlink() else listed):
                 raise BuildError(
-                    f"{engine} holds {entry.name!r}, which is no part of the engine, and is not replaced; choose "
+                    f"{engine} holds {name!r}, which is no part of the engine, and is not replaced; choose "
                     "another -o or move that out of it."
                 )
 

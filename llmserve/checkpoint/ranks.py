@@ -55,12 +55,9 @@ def divide(model: ModelConfig, config: BuildConfig, dtype: DType, given: Given |
 
 
 def divided(manifest: Manifest) -> Ranks:
-    """As an engine was divided when it was built."""
+    """As a native engine was divided when it was built."""
     m = manifest
-    config = BuildConfig(
-        quant=m.quant, head_quant=m.head_quant, group_size=m.group_size, tp_size=m.tp_size, dtype=m.dtype,
-        device=m.device,
-    )  # fmt: skip
+    config = BuildConfig.model_validate(m.model_dump(include=set(BuildConfig.model_fields)))
     layouts = [
         make_layout(m.quant, m.head_quant, m.group_size, m.dtype, rank, m.tp_size, m.zero_points)
         for rank in range(m.tp_size)

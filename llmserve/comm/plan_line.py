@@ -7,6 +7,7 @@ kernel, wakes within tens of microseconds, and tells at once when the other end 
 from __future__ import annotations
 
 import secrets
+import select
 import socket
 import struct
 from array import array
@@ -57,6 +58,10 @@ class Speaker:
                 line.sendall(message)
         except OSError as e:
             raise EngineDeadError(f"a rank of the engine is gone ({e.strerror}).") from None
+
+    def lost_one(self, seconds: float) -> bool:
+        """Whether a listener goes within so many seconds; none of them ever says anything."""
+        return bool(select.select(self._listeners, [], [], seconds)[0])
 
     def close(self) -> None:
         for line in self._listeners:

@@ -5,6 +5,7 @@ The front binds, the engine connects; one engine per socket. A connection that d
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -44,7 +45,12 @@ class FrontLink:
         self._poller = zmq.Poller()
         for source in (self._socket, self._monitor, self._wake_read):
             self._poller.register(source, zmq.POLLIN)
-        signal.signal(signal.SIGCHLD, self._wake)
+        signal.signal(signal.SIGCHLD, self._child_changed)
+
+    def wake(self) -> None:
+        """Have `receive` return, from any thread."""
+        with contextlib.suppress(BlockingIOError):  # it has been woken often enough
+            os.write(self._wake_write, b"!")
 
     def watch(self, *numbers: int) -> None:
         """Count these signals in `signals`, and wake `receive`, instead of dying of them."""
@@ -53,10 +59,10 @@ class FrontLink:
 
     def _count(self, number: int, frame: FrameType | None) -> None:
         self.signals += 1
-        self._wake(number, frame)
+        self.wake()
 
-    def _wake(self, number: int, frame: FrameType | None) -> None:
-        os.write(self._wake_write, b"!")
+    def _child_changed(self, number: int, frame: FrameType | None) -> None:
+        self.wake()
 
     def send(self, message: ToFront) -> None:
         self._socket.send(encode(message))

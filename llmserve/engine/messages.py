@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from llmserve.engine.capabilities import Capabilities
 from llmserve.request import Request, TokenEvent
 
 
@@ -35,7 +36,7 @@ class Loading(msgspec.Struct, frozen=True, tag="loading"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """The engine takes requests. What it can hold, in tokens."""
+    """The engine takes requests. What it can hold, in tokens, and what it can do."""
 
     max_model_len: int
     max_num_seqs: int
@@ -43,6 +44,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     block_size: int
     tp_size: int
     device: str
+    capabilities: Capabilities = Capabilities()
 
 
 class Stats(msgspec.Struct, frozen=True, tag="stats"):
@@ -59,7 +61,7 @@ class Stats(msgspec.Struct, frozen=True, tag="stats"):
 
 
 class Events(msgspec.Struct, frozen=True, tag="events"):
-    """What one step yielded, at most one event a request; `stats` now and then."""
+    """What one step yielded, of each request in order; `stats` now and then."""
 
     events: list[TokenEvent]
     stats: Stats | None = None

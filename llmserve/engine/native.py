@@ -36,6 +36,9 @@ PAUSE = 0.005
 
 
 class NativeEngine:
+    patience = 0.0
+    """A step takes as long as it takes; nobody waits for messages beside it."""
+
     def __init__(
         self,
         loaded: Loaded,

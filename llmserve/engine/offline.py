@@ -20,7 +20,9 @@ class OfflineEngine:
 
     def __init__(self, engine: Path, config: EngineConfig | None = None) -> None:
         config = config or EngineConfig()
+        config.require_native()
         directory = EngineDir.open(engine)
+        directory.require_native()
         directory.check_ranks(1)
         allowed = os.sched_getaffinity(0)
         cores = use_threads(config.threads, allowed, 0, 1)

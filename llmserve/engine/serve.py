@@ -1,15 +1,19 @@
-"""Rank 0's loop: messages in, a step, events out; asleep while there is nothing to do."""
+"""Rank 0's loop: messages in, a step, events out; asleep while there is nothing to do.
+
+What computes the tokens is an `Engine`, of which it knows nothing else.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from typing import Protocol
 
 from llmserve.engine.link import FrontLink
-from llmserve.engine.messages import Abort, Drain, Draining, Events, Ready, Stopped, Submit, ToEngine
-from llmserve.engine.native import NativeEngine
+from llmserve.engine.messages import Abort, Drain, Draining, Events, Ready, Stats, Stopped, Submit, ToEngine
 from llmserve.errors import RequestError
-from llmserve.request import Finish, TokenEvent
+from llmserve.request import Finish, Request, TokenEvent
 
 log = logging.getLogger("llmserve.engine")
 
@@ -17,8 +21,32 @@ STATS_INTERVAL = 0.25
 """Seconds between the figures that travel with events; the last of a burst always travel, and those of a turn."""
 
 
+class Engine(Protocol):
+    """Requests in, token events out. Every request that was submitted ends in exactly one event with `finish` set."""
+
+    @property
+    def patience(self) -> float:
+        """Seconds that its loop may sleep for messages between two steps while there is work."""
+
+    @property
+    def has_work(self) -> bool: ...
+
+    def submit(self, request: Request) -> None:
+        """RequestError where it can never be served; it then gets no event."""
+
+    def abort(self, request_id: int) -> TokenEvent | None:
+        """The request's final event; None where it has just ended, or where that event comes later."""
+
+    def abort_all(self, finish: Finish, error: str | None = None) -> list[TokenEvent]: ...
+
+    def step(self, meanwhile: Callable[[], None]) -> list[TokenEvent]:
+        """What is new. `meanwhile` is called once. Whatever it raises is fatal."""
+
+    def stats(self) -> Stats: ...
+
+
 class EngineLoop:
-    def __init__(self, engine: NativeEngine, link: FrontLink, shutdown_timeout: float) -> None:
+    def __init__(self, engine: Engine, link: FrontLink, shutdown_timeout: float) -> None:
         self._engine = engine
         self._link = link
         self._shutdown_timeout = shutdown_timeout
@@ -76,8 +104,10 @@ class EngineLoop:
         return not self._engine.has_work or time.monotonic() >= self._deadline or self._link.signals > 1
 
     def _patience(self) -> float | None:
-        """How long to sleep for a message: not at all while there is work."""
-        return 0 if self._engine.has_work or self._events or self._deadline is not None else None
+        """How long to sleep for a message: not at all while there is something to tell."""
+        if self._events:
+            return 0
+        return self._engine.patience if self._engine.has_work or self._deadline is not None else None
 
     def _report(self) -> None:
         now, stats = time.monotonic(), self._engine.stats()

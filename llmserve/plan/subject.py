@@ -33,7 +33,9 @@ def open_subject(given: str, revision: str | None = None) -> Subject:
     if is_hub_id(given):
         return _of_config(fetch_config(given, revision) / "config.json", given.partition("/")[2])
     if (path / "engine.json").is_file():
-        manifest = EngineDir.open(path).manifest
+        directory = EngineDir.open(path)
+        directory.require_native()
+        manifest = directory.manifest
         return Subject(manifest.model_name, manifest.model, manifest.dtype, None, manifest)
     if path.is_file():
         return _of_config(path, path.absolute().parent.name)

@@ -41,7 +41,7 @@ def create_app(client: EngineClient, tokenizer: Tokenizer | None, manifest: Mani
     forms = choose_forms(tokenizer.chat if tokenizer else None, config.tool_call_parser, config.reasoning_parser)
     serving = Serving(client, tokenizer, manifest, name, metrics, admission, forms, config.sse_ping_interval)
     logger.info("Answers: %s", forms.told)
-    if tokenizer is not None:
+    if tokenizer is not None and manifest.executor == "native":
         serving.grammars.begin()  # while the engine is loading
     app = FastAPI(title="llmserve", version=llmserve.__version__, redirect_slashes=False, responses=OPENAI_ERRORS)
     app.add_middleware(Edge)

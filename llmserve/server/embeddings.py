@@ -37,6 +37,7 @@ def embedding_routes(serving: Serving, default: Pooling) -> APIRouter:
     @routes.post("/v1/embeddings")
     async def embeddings(body: EmbeddingBody, request: Request) -> Response:
         serving.check_call(body.model, len(body.input), "input")
+        _check_vectors(serving)
         _check_dimensions(serving, body.dimensions)
         prompts = await _prompts(serving, body)
         for prompt in prompts:
@@ -54,6 +55,16 @@ def embedding_routes(serving: Serving, default: Pooling) -> APIRouter:
         return Response(await asyncio.to_thread(told) if many else told(), media_type="application/json")
 
     return routes
+
+
+def _check_vectors(serving: Serving) -> None:
+    if not serving.capabilities.pooling:
+        raise RequestError(
+            f"This model's engine ({serving.capabilities.executor}) makes no vectors; serve the model with a native "
+            "engine for that.",
+            param="model",
+            code="unsupported_parameter",
+        )
 
 
 def _check_dimensions(serving: Serving, dimensions: int | None) -> None:

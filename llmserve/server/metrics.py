@@ -111,7 +111,7 @@ class CallObserver:
         self._metrics.request_prompt_tokens.observe(tokens)
 
     def event(self, event: TokenEvent) -> None:
-        if event.vector is not None:
+        if event.cached_tokens:
             self._metrics.cached_tokens.inc(event.cached_tokens)
         if event.token is None:
             return
@@ -120,7 +120,6 @@ class CallObserver:
         if times is None:
             self._times[event.request_id] = _Times(now, now)
             self._metrics.time_to_first_token.observe(now - self._admitted)
-            self._metrics.cached_tokens.inc(event.cached_tokens)
         else:
             self._metrics.inter_token.observe(now - times.last)
             times.last = now

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from llmserve.config import Manifest
+from llmserve.engine.capabilities import Capabilities
 from llmserve.engine.messages import Ready
 from llmserve.errors import RequestError
 from llmserve.request import SamplingParams
@@ -122,6 +123,11 @@ class Serving:
         """Of one call."""
         return min(MAX_CHOICES_PER_CALL, self.admission.most(self._ready().max_num_seqs))
 
+    @property
+    def capabilities(self) -> Capabilities:
+        """The engine's. Raises NotReadyError before it has said so."""
+        return self._ready().capabilities
+
     def _ready(self) -> Ready:
         if not isinstance(self.client.state, Ready):
             raise NotReadyError(self.client.state)
@@ -182,6 +188,8 @@ class Serving:
         if form is None:
             return None
         self.need_tokenizer(form.param)
+        if not self.capabilities.grammars:
+            raise self.capabilities.unable(form.param)
         await deadline.within(self.grammars.check(form.grammar, form.param))
         return form.grammar
 
@@ -259,6 +267,7 @@ class Serving:
             prompt_logprobs=prompt_logprobs,
             grammar=grammar,
         )
+        self.capabilities.check(sampling, body.priority or 0)
         return Job(
             prompts=prompts,
             sampling=sampling,

@@ -49,9 +49,9 @@ class Ours:
 
 def as_rank(path: Path, config: EngineConfig) -> NativeEngine | None:
     """Rank 0's engine; another rank does its work in here and returns None."""
-    from llmserve.engine.rank import join
+    from llmserve.engine.native_rank import join_native
 
-    rank = join(path, config)
+    rank = join_native(path, config)
     if rank is None:
         raise SystemExit(1)
     if rank.index == 0:

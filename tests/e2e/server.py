@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -71,15 +71,20 @@ def is_rank(process: psutil.Process) -> bool:
 
 
 @contextmanager
-def serving(engine: Path, log: Path, *flags: str, ranks: int | None = None) -> Iterator[Server]:
-    """`mpirun -n ranks llmserve run` (ranks given), or `llmserve run` alone. Whatever is left at the end is killed."""
+def serving(
+    engine: Path, log: Path, *flags: str, ranks: int | None = None, variables: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """`mpirun -n ranks llmserve run` (ranks given), or `llmserve run` alone. Whatever is left at the end is killed.
+
+    `variables` are added to the environment.
+    """
     command = [sys.executable, "-m", "llmserve", "run", str(engine), "--host", "127.0.0.1", "--port", "0", *flags]
     if ranks is not None:
         command = [find_mpirun(), "-n", str(ranks), "--map-by", ":OVERSUBSCRIBE", *command]
     # A folder for temporary files of its own, to see what is left there; a short one, as sockets' paths have to be.
     temporary = tempfile.mkdtemp(prefix="e2e-", dir="/tmp")
     environment = os.environ | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    environment["TMPDIR"] = temporary
+    environment |= {"TMPDIR": temporary, **(variables or {})}
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
     tree: list[psutil.Process] = []
