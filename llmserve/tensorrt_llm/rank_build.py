@@ -129,9 +129,8 @@ def _build(options: Options) -> None:
     if config.quant in CALIBRATED:
         model = _model_class(options).from_checkpoint(options.calibrated, rank=options.rank)
     else:
-        # AWQ's and GPTQ's matrices are read as they are; `use_autoawq` says which of the two layouts they have.
+        # AWQ's and GPTQ's matrices are read as they are, under one name; `use_autoawq` says that they lie as AWQ has them.
         awq: dict[str, Any] = {"use_autoawq": True} if options.given and options.given.method == "AWQ" else {}
-        gptq: dict[str, Any] = {"use_hf_gptq_checkpoint": True} if options.given and not awq else {}
         model = _model_class(options).from_hugging_face(
             options.checkpoint,
             dtype=options.dtype,
@@ -140,7 +139,6 @@ def _build(options: Options) -> None:
             trust_remote_code=config.trust_remote_code,
             **options.class_options,
             **awq,
-            **gptq,
         )
     cache = options.timing_cache
     build_config = BuildConfig(

@@ -22,6 +22,7 @@ from llmserve.tensorrt_llm import rank_build
 from llmserve.tensorrt_llm.architectures import architecture_of
 from llmserve.tensorrt_llm.build import build_engine
 from llmserve.tensorrt_llm.device import Gpu
+from tests.checkpoint.int4_files import quantise_folder
 from tests.tensorrt_llm.conftest import Built
 from tests.tensorrt_llm.standin import StandIn
 from tests.tensorrt_llm.standin.in_process import installed
@@ -148,6 +149,15 @@ def test_what_it_cannot_take_is_a_sentence(config: dict[str, Any], sentence: str
 def test_settings_that_cannot_be_are_refused(build: Build, config: dict[str, Any], sentence: str) -> None:
     with pytest.raises(BuildError, match=sentence):
         build(**config)
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_a_checkpoint_that_is_int4_already_is_read_as_it_is(build: Build, tmp_path: Path, method: str) -> None:
+    quantise_folder(DEMO, tmp_path / method, tmp_path / "plain", method, 64)
+    _, stand_in = build(tmp_path / method)
+    [call] = stand_in.calls("QWenForCausalLM.from_hugging_face")
+    assert call["quant_algo"] == "W4A16_GPTQ"
+    assert call["use_autoawq"] == (method == "awq")
 
 
 def test_gptq_ordered_by_activations_is_refused(build: Build, tmp_path: Path) -> None:
