@@ -129,7 +129,7 @@ def _build(options: Options) -> None:
     if config.quant in CALIBRATED:
         model = _model_class(options).from_checkpoint(options.calibrated, rank=options.rank)
     else:
-        # AWQ's and GPTQ's matrices are read as they are, under one name; `use_autoawq` says that they lie as AWQ has them.
+        # AWQ's and GPTQ's matrices are read as they are, by one name; `use_autoawq`: they lie as AWQ has them.
         awq: dict[str, Any] = {"use_autoawq": True} if options.given and options.given.method == "AWQ" else {}
         model = _model_class(options).from_hugging_face(
             options.checkpoint,
