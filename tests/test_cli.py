@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmserve.build_file import read_settings
+from llmserve.build_file import read_chosen
 from llmserve.config import BuildConfig, EngineConfig, validated
 from llmserve.errors import ConfigError
 from tests.tiny import tiny_checkpoint
@@ -66,7 +66,7 @@ def test_a_build_that_is_told_to_end_leaves_nothing(tmp_path: Path, kind: signal
 def test_yaml_that_cannot_be_read_is_one_sentence(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"c\.yaml (cannot be read as YAML|holds no settings)"):
-        read_settings(tmp_path / "c.yaml", None)
+        read_chosen(tmp_path / "c.yaml", None)
 
 
 def test_a_truth_value_is_no_number() -> None:
