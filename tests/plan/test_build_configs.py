@@ -46,7 +46,7 @@ def test_it_fits_where_it_says(model: str, name: str) -> None:
     machines = []
     for gpu in variant.fits:
         kind, _, memory = gpu.partition(" ")
-        machines += machines_of(MachineOptions(gpu=kind, memory=memory or None), device)
+        machines += machines_of(MachineOptions(gpu=kind, memory=memory or None), device, "it")
     for found, tokens in zip(make_plan(real(model), wish, machines).fits, variant.fits.values(), strict=True):
         assert found.fits, f"{found.machine.name}: {found.verdict}"
         assert found.max_model_len >= tokens, f"{found.machine.name} holds sequences of {found.max_model_len} tokens"
