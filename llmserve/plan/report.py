@@ -130,7 +130,7 @@ def _print_command(console: Console, found: Fit, plan: Plan) -> None:
     useful = engine.max_num_seqs * -(-longest // plan.needs.block_size)
     blocks = min(DEFAULT_TOTAL // ranks // block, useful)  # as `runtime.kv_cache` plans it
     by_itself = blocks == useful and blocks * block <= found.kv_cache_memory
-    flags = {} if by_itself else {"kv_cache_memory": f"{found.kv_cache_memory // MB}MB"}
+    flags: dict[str, object] = {} if by_itself else {"kv_cache_memory": f"{found.kv_cache_memory // MB}MB"}
     for name in (field.name for field in fields(PlannedOptions)):
         if getattr(engine, name) != EngineConfig.model_fields[name].default:
             flags[name] = getattr(engine, name)
