@@ -31,6 +31,13 @@ MAX_READING = 2.0
 MAX_KEPT = 64
 """Grammars that have been read and are kept; the one that was not asked for longest goes."""
 
+REASON = "error: "
+"""Begins the line in which a reader of regular expressions says what is wrong."""
+
+MAX_REASON = 150
+MAX_SENTENCE = 300
+"""Characters of what the library says that are told."""
+
 STACK_BYTES = 512 << 20
 """The library follows rules that name each other by recursion, as deep as a grammar of MAX_BYTES can make it. It is
 address space; memory is what gets used."""
@@ -187,9 +194,21 @@ def _limits() -> LLParserLimits:
 
 
 def _sentence(error: str) -> str:
-    """The library's first line, which says it, short."""
-    line = (error.strip().splitlines() or ["it is too complex"])[0]
+    """The library's first line, which says it, short. Of a regular expression the reason stands in a later one, below
+    the expression and marks under it."""
+    line, *rest = error.strip().splitlines() or ["it is too complex"]
     if line.startswith("panic:"):  # followed by what is for the library's authors
         line = "it is nothing that the grammar library can follow"
-    printable = "".join(char if char.isprintable() else " " for char in line[:300])
+    reason = next((each.removeprefix(REASON) for each in rest if each.startswith(REASON)), "")[:MAX_REASON]
+    if reason:  # what is too long is the expression, which comes before it
+        line = _shortened(line, MAX_SENTENCE - len(reason) - 1) + " " + reason
+    printable = "".join(char if char.isprintable() else " " for char in line[:MAX_SENTENCE])
     return printable.removesuffix(".") + "."
+
+
+def _shortened(line: str, most: int) -> str:
+    """Its beginning and its end."""
+    if len(line) <= most:
+        return line
+    kept = (most - 1) // 2
+    return f"{line[:kept]}…{line[-kept:]}"

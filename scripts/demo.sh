@@ -9,7 +9,9 @@ once=false port=8000
 while [ $# -gt 0 ]; do
     case $1 in
         --once) once=true ;;
-        --port) port=${2:-}; shift ;;
+        --port)
+            [ $# -ge 2 ] || { echo "demo: --port wants a number after it." >&2; exit 2; }
+            port=$2; shift ;;
         *) echo "demo: unknown option $1; use --once or --port N." >&2; exit 2 ;;
     esac
     shift

@@ -13,9 +13,11 @@ HEAD = """\
 
 `GET /metrics` in Prometheus' text format. Names are vLLM's with the prefix `llmserve_`, where they mean the same, so
 that its dashboards need another prefix and no more. Every metric has the label `model_name`. Counters end in `_total`,
-histograms have `_bucket`, `_sum` and `_count`. A *request* is one choice of one prompt: a call with `n: 3` is three.
-Times are as the front sees them: from the moment a request is admitted, until its token has come from the engine (not
-until a slow client has read it). How long a request waited in the queue only the engine knows, which does not tell.
+histograms have `_bucket`, `_sum` and `_count`. Those that the front itself counts have a gauge beside them that ends in
+`_created` instead, the Unix time at which they began to count. A *request* is one choice of one prompt: a call with
+`n: 3` is three. Times are as the front sees them: from the moment a request is admitted, until its token has come from
+the engine (not until a slow client has read it). How long a request waited in the queue only the engine knows, which
+does not tell.
 This page is written by `scripts/list_metrics.py`.
 
 | metric | kind | labels | meaning and unit |

@@ -10,6 +10,8 @@ from llmserve.server.errors import TooLateError
 
 T = TypeVar("T")
 
+NOTHING_S = 1e-9
+
 
 class Deadline:
     def __init__(self, timeout: float | None) -> None:
@@ -20,13 +22,10 @@ class Deadline:
 
     @property
     def left(self) -> float | None:
-        """TooLateError where nothing is."""
+        """Hardly anything where the time is up: the engine ends such a request with its own finish reason."""
         if self._timeout is None:
             return None
-        left = self._timeout - (self._now() - self._began)
-        if left <= 0:
-            raise TooLateError(self._timeout)
-        return left
+        return max(self._timeout - (self._now() - self._began), NOTHING_S)
 
     async def within(self, work: Awaitable[T]) -> T:
         """Its result. It is cancelled, and TooLateError raised, when the time is up."""

@@ -118,6 +118,16 @@ def shown(value: object) -> str:
     return "a list" if isinstance(value, list) else "an object"
 
 
+def not_an_object(body: object) -> str:
+    """Of a body that is no JSON object: None where there is none, bytes where its Content-Type kept it from being
+    read."""
+    if body is None:
+        return "The body is empty; send a JSON object."
+    if isinstance(body, bytes):
+        return "The body was not read as JSON; send it with the header Content-Type: application/json."
+    return f"The body must be a JSON object, not {shown(body)}."
+
+
 def _http(error: HTTPException) -> ErrorAnswer:
     message, code = {
         400: (_unreadable_body(error.__cause__) or str(error.detail), None),
@@ -155,7 +165,7 @@ def _invalid_body(error: RequestValidationError) -> ErrorAnswer:
         reason = str(problem.get("ctx", {}).get("error", ""))
         message, param = f"The body is not valid JSON ({reason} at character {location[-1]}).", None
     elif param is None:
-        message = "The body must be a JSON object, sent with Content-Type: application/json."
+        message = not_an_object(value)
     elif kind == "missing":
         message, code = f"{param} is missing.", "missing_required_parameter"
     else:

@@ -344,7 +344,8 @@ class Serving:
             raise RequestError(f"{param} is empty; give at least one token.", param=param)
         if len(prompt) > self.max_model_len:
             raise RequestError(
-                f"This model's context holds {self.max_model_len} tokens, and {param} has {len(prompt)}; shorten it.",
+                f"This model's context holds {self.max_model_len} tokens, and {param} has {len(prompt)} tokens; "
+                "shorten it.",
                 param=param,
                 code="context_length_exceeded",
             )
@@ -356,7 +357,7 @@ class Serving:
         if len(prompt) >= self.max_model_len:
             raise RequestError(
                 f"This model's context holds {self.max_model_len} tokens, of which at least one is generated, and "
-                f"{param} has {len(prompt)}; shorten it.",
+                f"{param} has {len(prompt)} tokens; shorten it.",
                 param=param,
                 code="context_length_exceeded",
             )

@@ -85,7 +85,7 @@ def test_flags_that_do_not_fit_are_one_sentence(flags: tuple[str, ...], message:
 def test_an_engine_for_several_ranks_is_measured_as_a_server(tmp_path: Path) -> None:
     engine = build(tiny_checkpoint(tmp_path / "tiny").folder, tmp_path / "engine", tp_size=2)
     done = CliRunner().invoke(app, ["bench", str(engine)])
-    assert "was built for 2 ranks and only one can be measured in this process" in str(done.exception)
+    assert "is for 2 ranks and only a native engine of one can be measured in this process" in str(done.exception)
     assert "`llmserve bench --serve URL`" in str(done.exception)
 
 

@@ -109,7 +109,9 @@ def test_of_a_prompt_the_last_tokens_are_kept(front: Front, path: str) -> None:
 
 
 def test_a_prompt_too_long_for_the_context_can_be_cut(front: Front) -> None:
-    assert front.refused(prompt=[1] * 500)["code"] == "context_length_exceeded"
+    error = front.refused(prompt=[1] * 500)
+    assert error["code"] == "context_length_exceeded"
+    assert "prompt has 500 tokens;" in error["message"]
     front.complete(prompt=[1] * 500, truncate_prompt_tokens=100)
     assert len(heard(front).prompt) == 100
 

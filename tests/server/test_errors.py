@@ -186,6 +186,29 @@ def test_a_body_that_is_not_a_json_object(front: Front, content: bytes, headers:
     assert len(response.content) < 2000
 
 
+JSON = {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    "content, headers, said",
+    [
+        (b"", JSON, "is empty"),
+        (b"null", JSON, "is empty"),
+        (b"[]", JSON, "not a list"),
+        (b'"text"', JSON, "not 'text'"),
+        (b"7", JSON, "not 7"),
+        (b'{"prompt": "x"}', {}, "header Content-Type"),
+        (b'{"prompt": "x"}', {"content-type": "text/plain"}, "header Content-Type"),
+    ],
+)
+def test_what_keeps_a_body_from_being_an_object_is_told(
+    front: Front, content: bytes, headers: dict[str, str], said: str
+) -> None:
+    error = front.http.post("/v1/completions", content=content, headers=headers).json()["error"]
+    assert said in error["message"]
+    assert error["param"] is None
+
+
 @pytest.mark.parametrize(
     "content, reason",
     [

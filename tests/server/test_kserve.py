@@ -53,12 +53,14 @@ def test_a_stream_put_together_is_the_whole_answer(front: Front, name: str) -> N
     answer, parts = whole(front, **body), events(front, **body)
     named = {**body, **body.get("parameters", {})}
     own = {"seed": named.get("seed", named.get("random_seed")), "stop": named.get("stop")}
-    [choice] = front.complete(max_tokens=named.get("max_tokens", 16), **own)["choices"]
+    completion = front.complete(max_tokens=named.get("max_tokens", 16), **own)
+    [choice] = completion["choices"]
     head = {"model_name": "tiny", "model_version": "1"} | ({"id": body["id"]} if "id" in body else {})
-    assert answer == {**head, "text_output": choice["text"], "finish_reason": choice["finish_reason"]}
+    end = {"finish_reason": choice["finish_reason"], "num_output_tokens": completion["usage"]["completion_tokens"]}
+    assert answer == {**head, "text_output": choice["text"], **end}
     assert "".join(part["text_output"] for part in parts) == choice["text"]
     assert len(parts) >= 2, "how many is a matter of how fast they are read"
-    assert parts[-1] == {**head, "text_output": "", "finish_reason": choice["finish_reason"]}
+    assert parts[-1] == {**head, "text_output": "", **end}
     assert all(part.keys() == {*head, "text_output"} for part in parts[:-1])
 
 

@@ -240,6 +240,32 @@ def test_a_refusal_is_ours_and_what_the_library_says_is_short_and_readable(front
         assert len(theirs) <= 301
 
 
+LOOKAROUND = "look-around, including look-ahead and look-behind, is not supported."
+
+
+@pytest.mark.parametrize(
+    "pattern, reason",
+    [
+        ("(?=a)b", f'at 1(8): invalid regex "(?=a)b" (in regex): regex parse error: {LOOKAROUND}'),
+        ("error: (?=a)", LOOKAROUND),
+        ("x\nerror: x(?=a)", LOOKAROUND),
+        ("(?=a)" + "y" * 5000, LOOKAROUND),
+        ("(a", "unclosed group."),
+    ],
+)
+def test_a_regular_expression_is_refused_with_the_reason(front: Front, pattern: str, reason: str) -> None:
+    error = front.refused(structured_outputs={"regex": pattern})
+    said = error["message"].partition(" What its reader says: ")[2]
+    assert said.endswith(reason)
+    assert 0 < len(said) <= 301
+
+
+def test_a_pattern_of_a_schema_is_refused_with_the_reason(front: Front) -> None:
+    schema = {"type": "string", "pattern": "x\nerror: x(?=a)"}
+    error = front.refused(structured_outputs={"json": schema})
+    assert error["message"].endswith(f"regex parse error: {LOOKAROUND}")
+
+
 def test_without_a_tokenizer_there_are_no_grammars(endpoint: str) -> None:
     with running_front(endpoint, tokenizer=None) as front:
         error = front.refused(prompt=[1], response_format={"type": "json_object"})

@@ -12,6 +12,7 @@ from llmserve.engine.messages import Submit
 from llmserve.errors import ConfigError, RequestError
 from llmserve.grammar import Grammar, Vocabulary
 from llmserve.server.app import create_app
+from llmserve.server.protocol.tools import NamedTool, ToolChoice, tool_use
 
 from .chunks import stream
 from .conftest import TOKENIZER, Front, manifest
@@ -222,6 +223,20 @@ def test_a_special_token_that_begins_calls_is_seen(endpoint: str) -> None:
 def test_what_cannot_be(endpoint: str, body: dict[str, Any], param: str) -> None:
     with front_that_says(endpoint, "") as front:
         assert front.refused(CHAT, **body)["param"] == param
+
+
+@pytest.mark.parametrize(
+    "tools, choice, message",
+    [
+        (None, "required", "tool_choice wants a call, and tools is empty; give tools."),
+        ([], NamedTool("g"), "tool_choice wants the tool 'g', and tools is empty; give tools."),
+        ([WEATHER], NamedTool("g"), "tool_choice wants the tool 'g', and tools does not have it; give it there."),
+    ],
+)
+def test_a_choice_that_tools_do_not_have(tools: Any, choice: ToolChoice, message: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        tool_use(tools, choice, None)
+    assert (str(caught.value), caught.value.param) == (message, "tool_choice")
 
 
 @pytest.mark.parametrize(

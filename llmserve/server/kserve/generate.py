@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmserve.errors import RequestError
@@ -23,10 +23,13 @@ class GenerateFormat:
     head: dict[str, Any]
 
     def body(self, choice: Whole) -> dict[str, Any]:
-        return self._part(choice.text) | {"finish_reason": choice.finish and choice.finish.value}
+        return self._part(choice.text) | {
+            "finish_reason": choice.finish and choice.finish.value,
+            "num_output_tokens": len(choice.tokens),
+        }
 
     async def chunks(self, generation: Generation, statistics: Statistics, *, at_once: bool) -> AsyncIterator[bytes]:
-        """An event for each piece of text, or `at_once` for all of it; at last one with the reason of the end."""
+        """An event for each piece of text, or `at_once` for all of it; at last one with what is known at the end."""
         whole = Whole(0)
         try:
             with statistics.request(1):
@@ -34,7 +37,7 @@ class GenerateFormat:
                     whole.add(delta)
                     if delta.text and not at_once:
                         yield event(self._part(delta.text))
-            yield event(self.body(whole if at_once else Whole(0, finish=whole.finish)))
+            yield event(self.body(whole if at_once else replace(whole, text="")))
         except Exception as e:
             yield event(problem_of(e).sentence())
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, mo
 from starlette.exceptions import HTTPException
 
 from llmserve.errors import RequestError
-from llmserve.server.errors import shown
+from llmserve.server.errors import not_an_object, shown
 from llmserve.server.json_body import read_json
 from llmserve.server.protocol.body import Strict
 
@@ -97,7 +97,7 @@ def parse(raw: bytes, kind: type[Kind]) -> Kind:
     except (RecursionError, ValueError) as e:
         raise HTTPException(400) from e
     if not isinstance(data, dict):
-        raise RequestError("The body must be a JSON object.")
+        raise RequestError(not_an_object(data))
     return validated(kind, data)
 
 

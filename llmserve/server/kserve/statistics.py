@@ -20,7 +20,8 @@ class _Total:
 
 @dataclass(slots=True)
 class Statistics:
-    """Since the start. Phases that are not told apart here have a count of 0."""
+    """Since the start. Phases are not told apart here and have a count of 0: when a request began to be computed only
+    the engine knows."""
 
     _succeeded: _Total = field(default_factory=_Total)
     _failed: _Total = field(default_factory=_Total)

@@ -59,9 +59,8 @@ def tool_use(
             functions = [function for function in functions if function["name"] == choice.name]
         if not functions:
             which = f"the tool {shown(choice.name)}" if isinstance(choice, NamedTool) else "a call"
-            raise RequestError(
-                f"tool_choice wants {which}, and tools does not have it; give it there.", param="tool_choice"
-            )
+            lack = "does not have it; give it there" if tools else "is empty; give tools"
+            raise RequestError(f"tool_choice wants {which}, and tools {lack}.", param="tool_choice")
         return ToolUse(tools or (), functions, parallel is False or isinstance(choice, NamedTool))
     return ToolUse(tools, (), parallel is False) if tools and choice != "none" else None
 
