@@ -180,6 +180,8 @@ def test_how_a_text_is_cut_does_not_matter(case: tuple[str, str, list[str]]) -> 
     assert read(form, *pieces) == whole
     assert read(form, *text) == whole
     told = parts(form, pieces)
+    for part in told:
+        assert not isinstance(part, Content) or text.startswith(part.text, part.at)
     assert [part.index for part in told if isinstance(part, CallBegin)] == list(range(len(whole.calls)))
     if not whole.calls:
         # The one mark that is left out between two answers, whichever they are.
