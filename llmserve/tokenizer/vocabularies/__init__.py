@@ -61,7 +61,7 @@ def load_vocabulary(files: TokenizerFiles) -> Backend:
     """Raises EngineDirError in one sentence where the files cannot be used."""
     if not files.vocabulary:
         raise EngineDirError(
-            f"{files.path(TOKENIZER_JSON)} is not a usable tokenizer (it is missing, or is none of the engine's files); "
+            f"{files.path(TOKENIZER_JSON)} is not a usable tokenizer (missing, or none of the engine's files); "
             "build the engine again."
         )
     if files.vocabulary[0].name == TOKENIZER_JSON:
