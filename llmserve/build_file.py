@@ -1,6 +1,6 @@
 """The files of `build_configs/`: settings of a build, or several named sets of them for one checkpoint.
 
-    quant: int8                      checkpoint: org/name        # whose they are; for people
+    quant: int8                      checkpoint: org/name        # whose they are
     tp_size: 2                       dtype: bfloat16             # what all variants have
                                      variants:
                                        int4:
@@ -33,13 +33,45 @@ class BuildFile:
     variants: dict[str, Variant]  # by name; a file without any has one, called ""
 
 
-def read_settings(path: Path | None, variant: str | None) -> dict[str, Any]:
-    """The settings of a file's variant; of no file, none. Raises ConfigError in one sentence."""
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What a command was given with --config and --variant."""
+
+    path: Path | None
+    checkpoint: str | None  # that the file is for
+    settings: dict[str, Any]
+
+
+def read_chosen(path: Path | None, variant: str | None) -> Chosen:
+    """A file's variant; of no file, no settings. Raises ConfigError in one sentence."""
     if path is None:
         if variant is not None:
             raise ConfigError(f"--variant {variant} is of a file of settings; give that with --config.")
-        return {}
-    variants = read_build_file(path).variants
+        return Chosen(None, None, {})
+    file = read_build_file(path)
+    return Chosen(path, file.checkpoint, _settings(path, file.variants, variant))
+
+
+def which_checkpoint(given: str | None, chosen: Chosen) -> tuple[str, str | None]:
+    """The checkpoint that is meant, and a line for people where the file is for one of another name.
+
+    That is no error: a folder may be called anything. ConfigError where neither names one.
+    """
+    if given is None and chosen.checkpoint is None:
+        nor = f", as {chosen.path} names none either" if chosen.path else ""
+        raise ConfigError(f"no CHECKPOINT was given{nor}; give a folder, a model of the hub (`org/name`) or `demo`.")
+    if given is None or chosen.checkpoint is None:
+        return given or chosen.checkpoint or "", None
+    if _name(given) == _name(chosen.checkpoint):
+        return given, None
+    return given, f"{chosen.path} is for {chosen.checkpoint}, and its settings are used for {given}."
+
+
+def _name(checkpoint: str) -> str:
+    return checkpoint.rstrip("/").rpartition("/")[2].lower()
+
+
+def _settings(path: Path, variants: dict[str, Variant], variant: str | None) -> dict[str, Any]:
     names = ", ".join(variants)
     if variant is None and "" in variants:
         return variants[""].settings
@@ -89,7 +121,11 @@ class _Loader(yaml.SafeLoader):
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         data = yaml.load(path.read_text("utf-8"), _Loader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as e:
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist; give --config a file like those of build_configs/.") from None
+    except OSError as e:
+        raise ConfigError(f"{path} cannot be read: {e.strerror or e}.") from None
+    except (ValueError, RecursionError, yaml.YAMLError) as e:
         raise ConfigError(f"{path} cannot be read as YAML ({' '.join(str(e).split())}).") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no settings; write lines like `quant: int8`.")

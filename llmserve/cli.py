@@ -32,6 +32,7 @@ from llmserve.config import BuildConfig, TensorRTLLMBuildConfig
 from llmserve.errors import ConfigError, LlmserveError
 
 if TYPE_CHECKING:
+    from llmserve.build_file import Chosen
     from llmserve.checkpoint.source import Checkpoint
 
 app = typer.Typer(
@@ -73,13 +74,15 @@ def llmserve(
 @app.command(cls=SectionedCommand)
 @grouped
 def build(
+    *,
     checkpoint: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="CHECKPOINT",
-            help="A Hugging Face folder, a model of the hub (`org/name`), or `demo`, the one that comes along.",
+            help="A Hugging Face folder, a model of the hub (`org/name`), or `demo`, the one that comes along. "
+            "Default: what --config names.",
         ),
-    ],
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="ENGINE", help="Where the engine is to stand.")],
     options: BuildOptions,
     backend: BackendOptions,
@@ -100,25 +103,36 @@ def build(
     from rich.console import Console
     from rich.table import Table
 
-    from llmserve.build_file import read_settings
+    from llmserve.build_file import read_chosen
     from llmserve.checkpoint.find import open_checkpoint
 
     started = time.monotonic()
-    settings = build_config(read_settings(config, variant), options, backend)
+    chosen = read_chosen(config, variant)
+    given = _checkpoint(checkpoint, chosen)
+    settings = build_config(chosen.settings, options, backend)
     with _unwinding_signals():
         if isinstance(settings, TensorRTLLMBuildConfig):
-            for given, flag in ((lora, "--lora"), (check, "--check")):
-                if given:
+            for unwanted, flag in ((lora, "--lora"), (check, "--check")):
+                if unwanted:
                     raise ConfigError(f"{flag} is for --backend native only; leave it away.")
-            source = open_checkpoint(str(DEMO) if checkpoint == "demo" else checkpoint, revision)
+            source = open_checkpoint(given, revision)
             rows = _build_tensorrt_llm(source, output, settings, force)
         else:
-            source = open_checkpoint(str(DEMO) if checkpoint == "demo" else checkpoint, revision, lora)
+            source = open_checkpoint(given, revision, lora)
             rows = _build_native(source, output, settings, force, check)
     table = Table(title=f"built {output}", show_header=False, title_justify="left")
     for row in (*rows, ("time", f"{time.monotonic() - started:.1f} s")):
         table.add_row(*row)
     Console(markup=False, emoji=False).print(table)  # a path may hold [brackets]
+
+
+def _checkpoint(given: str | None, chosen: Chosen) -> str:
+    from llmserve.build_file import which_checkpoint
+
+    checkpoint, note = which_checkpoint(given, chosen)
+    if note is not None:
+        print(f"llmserve: {note}", file=sys.stderr)
+    return str(DEMO) if checkpoint == "demo" else checkpoint
 
 
 def _build_native(
@@ -220,13 +234,15 @@ def bench(
 @app.command(cls=SectionedCommand)
 @grouped
 def plan(
+    *,
     checkpoint: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="CHECKPOINT|CONFIG|ENGINE",
-            help="As for `llmserve build`, but config.json is enough, be it alone or of the hub; or an engine.",
+            help="As for `llmserve build`, but config.json is enough, be it alone or of the hub; or an engine. "
+            "Default: what --config names.",
         ),
-    ],
+    ] = None,
     build_options: BuildOptions,
     planned: PlannedOptions,
     machine: MachineOptions,
@@ -237,14 +253,15 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Say whether an engine fits, before it is built. Bytes, tokens and sequences, and the speed that memory allows."""
-    from llmserve.build_file import read_settings
+    from llmserve.build_file import read_chosen
     from llmserve.plan.command import plan_engine
 
-    given = str(DEMO) if checkpoint == "demo" else checkpoint
-    settings = read_settings(config, variant)
+    chosen = read_chosen(config, variant)
+    given = _checkpoint(checkpoint, chosen)
     plan_engine(
-        given, revision, settings, build_options, planned, machine, backend.value if backend else None, as_json=as_json
-    )
+        given, revision, chosen.settings, build_options, planned, machine, backend.value if backend else None,
+        as_json=as_json,
+    )  # fmt: skip
 
 
 @app.command()

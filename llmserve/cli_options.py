@@ -63,11 +63,14 @@ class BuildOptions(OptionGroup):
     ] = None
     tp_size: Annotated[int | None, Option(help="Ranks to shard over. Default: 1.")] = None
     dtype: Annotated[DTypeChoice | None, Option(help="Of activations and unquantised weights. Default: auto.")] = None
-    device: Annotated[DeviceChoice | None, Option(help="What the engine will run on. Default: cpu.")] = None
+    device: Annotated[
+        DeviceChoice | None,
+        Option(help="What the engine will run on. Default: cpu; `plan`: cuda, or cpu by --gpu cpu or --memory alone."),
+    ] = None
 
     def config(self, from_file: dict[str, Any]) -> BuildConfig:
         given = {name: value for name, value in self.values().items() if value is not None}
-        return validated(BuildConfig, from_file | given)
+        return validated(BuildConfig, from_file | given, from_file.keys() - given)
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ def build_config(
 ) -> BuildConfig | TensorRTLLMBuildConfig:
     """ConfigError names a setting that the chosen backend does not have."""
     given = options.values() | backend_options.values()
-    values = from_file | {name: value for name, value in given.items() if value is not None}
+    flags = {name: value for name, value in given.items() if value is not None}
+    values, in_file = from_file | flags, from_file.keys() - flags
     backend = values.pop("backend", "native")
     if backend not in ("native", "tensorrt-llm"):
         raise ConfigError(f"backend is {backend!r:.100}; choose native or tensorrt-llm.")
@@ -113,7 +117,9 @@ def build_config(
     for name in values:
         if name in foreign:
             raise ConfigError(f"{name} is no setting of the {backend} backend; leave it away.")
-    return validated(BuildConfig, values) if backend == "native" else validated(TensorRTLLMBuildConfig, values)
+    if backend == "native":
+        return validated(BuildConfig, values, in_file)
+    return validated(TensorRTLLMBuildConfig, values, in_file)
 
 
 @dataclass(frozen=True)
@@ -196,7 +202,7 @@ class PlannedOptions(OptionGroup):
 
     def config(self, from_file: dict[str, Any]) -> EngineConfig:
         given = {name: value for name, value in self.values().items() if value is not None}
-        return validated(EngineConfig, from_file | given)
+        return validated(EngineConfig, from_file | given, from_file.keys() - given)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -213,6 +214,15 @@ class EngineConfig(Frozen):
         if self.stall_timeout is not None:
             raise ConfigError("--stall-timeout is for engines of tensorrt-llm only; leave it away.")
 
+    def longest(self, model: ModelConfig) -> int:
+        """Tokens of a sequence, as far as the model and --max-model-len say. Raises ConfigError."""
+        if self.max_model_len is not None and self.max_model_len > model.max_position:
+            raise ConfigError(
+                f"--max-model-len {self.max_model_len} exceeds the {model.max_position} positions this model was made "
+                "for; lower it."
+            )
+        return self.max_model_len or model.max_position
+
 
 class ServerConfig(Frozen):
     """What the front needs to know."""
@@ -330,28 +340,48 @@ class Manifest(Frozen):
             raise EngineDirError(f"{path} is damaged: {first_problem(e)}; build the engine again.") from None
 
 
-def validated(kind: type[Config], values: dict[str, Any]) -> Config:
-    """Settings as a user gave them → a config; ConfigError in one sentence."""
+def validated(kind: type[Config], values: dict[str, Any], in_file: Collection[str] = ()) -> Config:
+    """Settings as a user gave them → a config; ConfigError in one sentence, which names one as it was typed.
+
+    `in_file`: names of those that stand in the file of --config; the others are flags.
+    """
     try:
         return kind.model_validate(values)
     except ValidationError as e:
-        raise ConfigError(f"the settings cannot be used: {first_problem(e)}.") from None
+        problem = e.errors(include_url=False)[0]
+        reason = _reason(problem["msg"])
+        if not problem["loc"]:  # of several settings together
+            raise ConfigError(f"the settings cannot be used: {reason}.") from None
+        name = str(problem["loc"][0])
+        typed = f"{name} of --config" if name in in_file else f"--{name.replace('_', '-')}"
+        told = f"{typed} {problem['input']!r:.100} cannot be used: {reason[0].lower()}{reason[1:]}"
+        raise ConfigError(f"{told[:400]}.") from None
 
 
 def first_problem(error: ValidationError) -> str:
     """The first thing pydantic complains about, as `key: reason`, bounded in length."""
     problem = error.errors(include_url=False, include_input=False)[0]
     key = ".".join(str(part) for part in problem["loc"]) or "value"
-    return f"{key}: {problem['msg']}"[:300]
+    return f"{key}: {_reason(problem['msg'])}"[:300]
+
+
+def _reason(message: str) -> str:
+    """pydantic's message without its name for the exception that a validator of ours raised."""
+    return message.removeprefix("Value error, ").rstrip(".")
 
 
 def parse_bytes(text: str) -> int:
-    """`512MiB`, `4g`, `1.5GB`, `123456` → bytes. k/m/g and Ki/Mi/Gi are powers of 1024, KB/MB/GB of 1000."""
-    units = {"": 1, "b": 1}
+    """`512MiB`, `4g`, `1.5GB`, `123456B` → bytes. k/m/g and Ki/Mi/Gi are powers of 1024, KB/MB/GB of 1000.
+
+    A number without a unit is refused: whoever writes 24 hardly means bytes.
+    """
+    units = {"b": 1}
     for power, letter in enumerate("kmgt", start=1):
         units |= {letter: 1024**power, f"{letter}i": 1024**power, f"{letter}ib": 1024**power, f"{letter}b": 1000**power}
     stripped = text.strip().lower()
     number = stripped.rstrip("bkmgti ")
+    if number == stripped and number.replace(".", "", 1).isdigit():
+        raise ConfigError(f"{text!r} has no unit, so it is not a size; write it like 512MiB, 4GiB or 1.5GB.")
     try:
         value = float(number) * units[stripped[len(number) :].strip()]
     except (KeyError, ValueError):
@@ -359,3 +389,14 @@ def parse_bytes(text: str) -> int:
     if not 1 <= value < 2**60:
         raise ConfigError(f"{text!r} is not a usable size; write it like 512MiB, 4GiB or 1.5GB.")
     return int(value)
+
+
+def size_text(size: int) -> str:
+    """Bytes as people write them, exactly: the shortest text that `parse_bytes` makes the same number of."""
+    texts = [f"{size}B"]
+    for power, letter in enumerate("KMGT", start=1):
+        for unit, base in ((f"{letter}iB", 1024), ("kB" if letter == "K" else f"{letter}B", 1000)):
+            value = size / base**power
+            if value >= 1 and round(value, 3) * base**power == size:
+                texts.append(f"{round(value, 3):.15g}{unit}")
+    return min(texts, key=len)

@@ -23,9 +23,10 @@ from llmserve.cli_options import (
     ModelOptions,
     PlannedOptions,
     ServerOptions,
+    WeightsChoice,
     build_config,
 )
-from llmserve.config import BuildConfig, EngineConfig, ServerConfig, TensorRTLLMBuildConfig
+from llmserve.config import BuildConfig, EngineConfig, ServerConfig, TensorRTLLMBuildConfig, parse_bytes, size_text
 from llmserve.errors import ConfigError
 
 ENGINE_FLAGS = {
@@ -124,7 +125,7 @@ def test_build_flags_win_over_the_file() -> None:
         ({"max_batch_size": 8}, "max_batch_size is no setting of the native backend"),
         ({"backend": "tensorrt-llm", "device": "cpu"}, "device is no setting of the tensorrt-llm backend"),
         ({"backend": "vllm"}, "backend is 'vllm'"),
-        ({"quant": "fp8"}, "quant: "),
+        ({"quant": "fp8"}, r"^quant of --config 'fp8' cannot be used: input should be 'none', 'int8' or 'int4'\.$"),
         ({"backend": "tensorrt-llm", "nonsense": 1}, "nonsense"),
     ],
 )
@@ -134,10 +135,29 @@ def test_a_backend_has_settings_of_its_own(settings: dict[str, Any], told: str) 
 
 
 def test_what_cannot_be_used_is_one_sentence() -> None:
-    with pytest.raises(ConfigError, match=r"^the settings cannot be used: max_num_seqs: .*\.$"):
+    with pytest.raises(ConfigError, match=r"^--max-num-seqs 0 cannot be used: input should be greater than .* 1\.$"):
         EngineOptions(max_num_seqs=0).config()
+    with pytest.raises(ConfigError, match=r"^--tp-size 0 cannot be used: "):  # and not what the file said
+        BuildOptions(tp_size=0).config({"tp_size": 4})
+    with pytest.raises(ConfigError, match=r"^tp_size of --config 0 cannot be used: "):
+        BuildOptions(quant=WeightsChoice.int8).config({"tp_size": 0})
+    with pytest.raises(ConfigError, match=r"^--input-len \(5, 3\) cannot be used: 5-3 begins above its end\.$"):
+        ServeOptions(input_len="5-3").settings("http://localhost", 0)
     with pytest.raises(ConfigError, match=r"^'4 bananas' is not a size"):
         EngineOptions(kv_cache_memory="4 bananas").config()
+    for number in ("24", " 1.5 ", "4000000000"):
+        with pytest.raises(ConfigError, match=r"has no unit, so it is not a size; write it like 512MiB"):
+            EngineOptions(kv_cache_memory=number).config()
+
+
+@pytest.mark.parametrize("text", ["1kB", "1KiB", "1.5GB", "512MiB", "4GiB", "4095B", "123456789B", "80GB", "2TiB"])
+def test_a_size_is_written_as_it_was_typed(text: str) -> None:
+    assert size_text(parse_bytes(text)) == text
+
+
+@pytest.mark.parametrize("size", [1, 1000, 1023, 1024, 1234567, 10**9 + 1, 2**40, 999_999_999_999])
+def test_a_size_that_is_written_is_read_as_the_same(size: int) -> None:
+    assert parse_bytes(size_text(size)) == size
 
 
 GROUPS: dict[str, tuple[type[OptionGroup], ...]] = {

@@ -205,4 +205,7 @@ def _require_folder(folder: Path, given: str) -> None:
         return
     if folder.is_file():
         raise CheckpointError(f"{given} is a file; give the folder that holds config.json and model.safetensors.")
-    raise CheckpointError(f"{given} does not exist; give the folder of a Hugging Face checkpoint.")
+    raise CheckpointError(
+        f"{given} does not exist; give the folder of a Hugging Face checkpoint, a model of the hub (`org/name`) or "
+        "`demo`."
+    )

@@ -110,7 +110,8 @@ class Rank:
             manifest.tp_size, manifest.device, len(self.cores), kv.num_tokens, kv.block_size,
             kv.num_blocks * kv.block_bytes / 1e6, kv.max_model_len,
         )  # fmt: skip
-        log.info("the next step is prepared %s", "while one is computed" if engine.overlap else "between two steps")
+        told = "while one is computed, as with --overlap" if engine.overlap else "between two, as with --no-overlap"
+        log.info("steps are prepared %s", told)
         EngineLoop(engine, link, shutdown_timeout).run(
             Ready(
                 max_model_len=kv.max_model_len,

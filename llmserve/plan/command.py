@@ -11,7 +11,7 @@ from llmserve.errors import ConfigError
 from llmserve.plan.machines import GPUS, Machine, find_gpu
 from llmserve.plan.plan import make_plan
 from llmserve.plan.report import print_plan
-from llmserve.plan.subject import open_subject
+from llmserve.plan.subject import Subject, open_subject
 from llmserve.plan.wish import BACKENDS, Wish
 from llmserve.runtime.kv_cache import available_memory
 
@@ -41,18 +41,31 @@ def plan_engine(
     if subject.manifest is not None:
         _check_built(build, settings)
     wish = make_wish(settings, build, planned, backend, machine.memory_utilization)
-    asked = subject.manifest.device if subject.manifest else build.values()["device"] or settings.get("device")
-    machines = machines_of(machine, "cuda" if wish.backend == "tensorrt-llm" else asked)
+    machines = machines_of(machine, *_device(subject, wish, build, settings))
     device: Device = "cpu" if machines[0].shared else "cuda"
     wish = replace(wish, build=wish.build.model_copy(update={"device": device}))
-    print_plan(make_plan(subject, wish, machines, advise=len(machines) == 1), as_json=as_json)
+    print_plan(make_plan(subject, wish, machines), as_json=as_json)
+
+
+def _device(subject: Subject, wish: Wish, build: BuildOptions, settings: dict[str, Any]) -> tuple[Device | None, str]:
+    """What the engine is for, None: whatever the machine is; and the words for an engine like that."""
+    if subject.manifest is not None:
+        return subject.manifest.device, f"this engine, built for {subject.manifest.device},"
+    if wish.backend == "tensorrt-llm":
+        return "cuda", "an engine of TensorRT-LLM"
+    if (flag := build.values()["device"]) is not None:
+        return flag, f"an engine for --device {flag}"
+    if (said := settings.get("device")) is not None:
+        return said, f"an engine for `device: {said}` of --config"
+    return None, "an engine"
 
 
 def make_wish(
     settings: dict[str, Any], build: BuildOptions, planned: PlannedOptions, backend: str | None, utilization: float
 ) -> Wish:
     """`settings`: of a variant in a file; limits of TensorRT-LLM's builder are those of what is served."""
-    values = settings | {name: value for name, value in build.values().items() if value is not None}
+    flags = {name: value for name, value in build.values().items() if value is not None}
+    values, in_file = settings | flags, settings.keys() - flags
     chosen = values.pop("backend", "native") if backend is None else backend
     if chosen not in BACKENDS:
         raise ConfigError(f"backend {chosen!r:.100} is none that llmserve has; use {' or '.join(BACKENDS)}.")
@@ -63,13 +76,15 @@ def make_wish(
         values = {name: value for name, value in values.items() if name not in WITHOUT_BYTES}
     if not 0 < utilization <= 1:
         raise ConfigError(f"--memory-utilization {utilization} is not a share; give a number above 0 and up to 1.")
-    return Wish(chosen, validated(BuildConfig, values), planned.config(limits), utilization)
+    from_file = planned.max_model_len is None and "max_model_len" in limits
+    told = "max_seq_len {} of --config" if from_file else "--max-model-len {}"
+    return Wish(chosen, validated(BuildConfig, values, in_file), planned.config(limits), utilization, told)
 
 
-def machines_of(options: MachineOptions, device: str | None) -> tuple[Machine, ...]:
+def machines_of(options: MachineOptions, device: Device | None, engine: str) -> tuple[Machine, ...]:
     """What is planned for: the machine that is named or described, or else all GPUs.
 
-    `device`: what the engine is for; None: whatever the machine has.
+    `device`: what the engine is for; None: whatever the machine has. `engine`: words for an engine like that.
     """
     memory = None if options.memory is None else parse_bytes(options.memory)
     bandwidth = None if options.bandwidth is None else _parse_bandwidth(options.bandwidth)
@@ -81,13 +96,13 @@ def machines_of(options: MachineOptions, device: str | None) -> tuple[Machine, .
         return GPUS
     if options.gpu in (None, "cpu"):
         if device == "cuda":
-            raise ConfigError("--gpu cpu is not what an engine for --device cuda runs on; name a GPU.")
+            raise ConfigError(f"--gpu cpu is not what {engine} runs on; name a GPU.")
         free = memory or available_memory()
         return (Machine("cpu", free, bandwidth, None, True, "free here now" if memory is None else "--memory"),)
     assert options.gpu is not None
     gpu = find_gpu(options.gpu)
     if device == "cpu":
-        raise ConfigError(f"--gpu {gpu.name} is not what an engine for --device cpu runs on; use --gpu cpu.")
+        raise ConfigError(f"--gpu {gpu.name} is not what {engine} runs on; use --gpu cpu.")
     return (replace(gpu, memory=memory or gpu.memory, bandwidth=bandwidth or gpu.bandwidth),)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 from llmserve.plan.machines import Machine
 from llmserve.plan.needs import Needs
@@ -13,7 +14,7 @@ USEFUL = 1024
 LENGTHS = (1024, 4096, 16384, 65536)
 """Tokens of a sequence, for which a plan says how many fit and how fast they are; and the longest that fits."""
 
-MIB = 1 << 20
+MB = 10**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Fit:
     kv_cache_memory: int  # bytes of a rank that are left for the KV cache
     tokens: int  # that it then holds
     max_model_len: int  # of the longest sequence; 0: none
+    needed: int  # bytes of such a machine (of a shared one, for all ranks) with which it would fit
     at: tuple[At, ...]
     advice: tuple[str, ...] = ()
 
@@ -56,7 +58,7 @@ def fit(
     one = left // (needs.kv_block + needs.block_size * needs.scores_token) * needs.block_size  # tokens, were it alone
     longest_here = min(wanted or longest, one)
     scores = longest_here * needs.scores_token
-    left = (left - scores) // MIB * MIB
+    left = (left - scores) // MB * MB
     blocks = left // needs.kv_block
     tokens = blocks * needs.block_size
     longest_here = min(longest_here, tokens)
@@ -73,8 +75,20 @@ def fit(
         kv_cache_memory=left,
         tokens=tokens,
         max_model_len=longest_here if fits else 0,
+        needed=_needed(needs, machine, enough, utilization),
         at=tuple(_at(needs, machine, length, blocks, max_num_seqs) for length in lengths) if fits else (),
     )
+
+
+def _needed(needs: Needs, machine: Machine, enough: int, utilization: float) -> int:
+    """In tens of megabytes, rounded up, as `readable` writes it."""
+    rank = sum(_least(needs, enough)) + MB  # the KV cache is cut to whole ones
+    return -(-ceil(rank / utilization) * (len(needs.shares) if machine.shared else 1) // (10 * MB)) * 10 * MB
+
+
+def _least(needs: Needs, enough: int) -> tuple[int, int]:
+    """Bytes of a rank without which there is no sequence of `enough` tokens: all but its KV cache, and that."""
+    return needs.fixed + enough * needs.scores_token, -(-enough // needs.block_size) * needs.kv_block
 
 
 def _at(needs: Needs, machine: Machine, length: int, blocks: int, max_num_seqs: int) -> At:
@@ -92,12 +106,11 @@ def _ceiling(needs: Needs, machine: Machine, batch: int, context: int) -> float 
 
 def _verdict(needs: Needs, memory: int, usable: int, longest_here: int, longest: int, enough: int) -> str:
     if longest_here < enough:
-        fixed = needs.fixed + enough * needs.scores_token
-        cache = -(-enough // needs.block_size) * needs.kv_block
-        total = readable(fixed + cache)
+        fixed, cache = _least(needs, enough)
         return (
-            f"does not fit: {readable(fixed)} for weights and workspace and {readable(cache)} for one sequence of "
-            f"{enough:,} tokens make {total} per rank, of {readable(memory)} {readable(usable)} are usable"
+            f"does not fit: each rank needs {readable(fixed + cache)} ({readable(fixed)} for weights and workspace, "
+            f"{readable(cache)} for one sequence of {enough:,} tokens) and may use {readable(usable)} of its "
+            f"{readable(memory)}"
         )
     if longest_here < longest:
         return f"fits, with sequences of up to {longest_here:,} of the model's {longest:,} tokens"
@@ -105,4 +118,7 @@ def _verdict(needs: Needs, memory: int, usable: int, longest_here: int, longest:
 
 
 def readable(size: float) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.2f} MB"
+    """In powers of 1000, as all of a plan: that is what GPUs are sold by."""
+    if size >= 1e8:
+        return f"{size / 1e9:.2f} GB"
+    return f"{size / 1e6:.2f} MB" if size >= 1e6 else f"{size / 1e3:.2f} kB"

@@ -9,8 +9,8 @@ from llmserve.checkpoint.ranks import Ranks, divide, divided
 from llmserve.config import BuildConfig, DType, ModelConfig
 from llmserve.errors import BuildError, CheckpointError, ConfigError
 from llmserve.plan.change import kinds_of_change
-from llmserve.plan.fit import Fit, fit
-from llmserve.plan.machines import Machine
+from llmserve.plan.fit import Fit, fit, readable
+from llmserve.plan.machines import GB, Machine
 from llmserve.plan.native import native_needs
 from llmserve.plan.needs import Needs
 from llmserve.plan.parameters import num_weights
@@ -32,18 +32,25 @@ class Plan:
 
 
 def make_plan(subject: Subject, wish: Wish, machines: Sequence[Machine], *, advise: bool = True) -> Plan:
-    """`advise`: say what would fit where it does not. Raises BuildError or ConfigError where it cannot be built."""
+    """`advise`: say what would fit where it does not; of several machines, most of which are too small, for the largest
+    of those. Raises BuildError or ConfigError where it cannot be built.
+    """
     wanted, longest = wish.engine.max_model_len, subject.model.max_position
     if wanted is not None and wanted > longest:
         raise ConfigError(
-            f"--max-model-len {wanted} exceeds the {longest} positions this model was made for; lower it."
+            f"{wish.length_told.format(wanted)} exceeds the {longest} positions this model was made for; lower it."
         )
     ranks, needs = _needs(subject, wish)
     wish = replace(wish, build=ranks.config)
-    fits = tuple(_fit(subject, wish, needs, machine, advise) for machine in machines)
+    fits = [_fit(subject, wish, needs, machine) for machine in machines]
+    small = [index for index, found in enumerate(fits) if not found.fits and not _refused(found.machine, wish)]
+    if advise and 2 * len(small) > len(fits):
+        largest = max(small, key=lambda index: fits[index].machine.memory)
+        fits[largest] = replace(fits[largest], advice=tuple(_advice(subject, wish, fits[largest])))
     return Plan(
-        subject.name, subject.model, wish, ranks.dtype, ranks.group_size, num_weights(ranks.models[0]), needs, fits
-    )
+        subject.name, subject.model, wish, ranks.dtype, ranks.group_size, num_weights(ranks.models[0]), needs,
+        tuple(fits),
+    )  # fmt: skip
 
 
 def _needs(subject: Subject, wish: Wish) -> tuple[Ranks, Needs]:
@@ -80,7 +87,7 @@ def _dtype(subject: Subject, build: BuildConfig) -> DType:
     return subject.dtype
 
 
-def _fit(subject: Subject, wish: Wish, needs: Needs, machine: Machine, advise: bool) -> Fit:
+def _fit(subject: Subject, wish: Wish, needs: Needs, machine: Machine) -> Fit:
     found = fit(
         needs,
         machine,
@@ -89,16 +96,18 @@ def _fit(subject: Subject, wish: Wish, needs: Needs, machine: Machine, advise: b
         max_num_seqs=wish.engine.max_num_seqs,
         utilization=wish.utilization,
     )
-    refused = refusal(machine, wish.build.quant) if wish.backend == "tensorrt-llm" else None
-    if refused is not None:
+    if (refused := _refused(machine, wish)) is not None:
         return replace(found, fits=False, verdict=refused, max_model_len=0, at=())
-    if found.fits or not advise:
-        return found
-    return replace(found, advice=tuple(_advice(subject, wish, machine)))
+    return found
 
 
-def _advice(subject: Subject, wish: Wish, machine: Machine) -> Iterator[str]:
-    """The least change of each kind with which it would fit; found by trying."""
+def _refused(machine: Machine, wish: Wish) -> str | None:
+    return refusal(machine, wish.build.quant) if wish.backend == "tensorrt-llm" else None
+
+
+def _advice(subject: Subject, wish: Wish, unfit: Fit) -> Iterator[str]:
+    """The least change of each kind with which it would fit, found by trying; and never nothing."""
+    machine, changed = unfit.machine, False
     for kind in kinds_of_change(wish, machine, built=subject.manifest is not None):
         for change in kind:
             try:
@@ -107,4 +116,9 @@ def _advice(subject: Subject, wish: Wish, machine: Machine) -> Iterator[str]:
                 continue  # it cannot be cut or stored like that
             if found.fits:
                 yield change.text(found)
+                changed = True
                 break
+    if machine.shared:
+        yield f"a host with {readable(unfit.needed)} would fit (--memory {unfit.needed / GB:g}GB)"
+    elif not changed:
+        yield f"GPUs with {readable(unfit.needed)} each would fit"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from llmserve.plan.fit import MIB, Fit, readable
+from llmserve.cli_options import PlannedOptions
+from llmserve.config import EngineConfig
+from llmserve.plan.fit import MB, Fit, readable
 from llmserve.plan.plan import Plan
+from llmserve.runtime.kv_cache import DEFAULT_TOTAL
 
 
 def print_plan(plan: Plan, *, as_json: bool) -> None:
@@ -23,6 +26,10 @@ def print_plan(plan: Plan, *, as_json: bool) -> None:
         _print_one(console, plan.fits[0], plan)
     else:
         console.print(_machines(plan))
+        for found in plan.fits:
+            if found.advice:
+                console.print(f"most of these are too small; of {found.machine.name}, the largest that is:")
+                _print_advice(console, found)
     for note in plan.needs.notes:
         console.print(f"note: {note}")
 
@@ -85,7 +92,7 @@ def _needed(plan: Plan) -> Table:
             + (f", and {readable(scratch)} of scratch" if scratch else ""),
         ),
         ("workspace", about.get("workspace", "") + _workspace(plan)),
-        ("KV cache", f"{needs.kv_token / 1024:,.1f} KiB per token on each rank, in {needs.kv_dtype}"),
+        ("KV cache", f"{readable(needs.kv_token)} per token on each rank, in {needs.kv_dtype}"),
     ):
         table.add_row(*row)
     return table
@@ -106,13 +113,41 @@ def _print_one(console: Console, found: Fit, plan: Plan) -> None:
                 _speed(at.tokens_per_second_all),
             )
         console.print(table)
-        size = f"{found.kv_cache_memory // MIB}MiB"
-        given = f"--kv-cache-memory {size}" if plan.wish.backend == "native" else f"{size} of KV cache"
-        console.print(f"{given} on each rank: {found.tokens:,} tokens.")
+        console.print(f"{readable(found.kv_cache_memory)} of KV cache on each rank: {found.tokens:,} tokens.")
         console.print("decode: a ceiling in tokens a second, what memory bandwidth alone allows.")
     else:
         console.print(title)
     console.print(f"verdict: {found.verdict}.")
+    if found.fits and plan.wish.backend == "native":
+        _print_command(console, found, plan)
+    _print_advice(console, found)
+
+
+def _print_command(console: Console, found: Fit, plan: Plan) -> None:
+    """What serves it as it is planned: `llmserve run` by itself may take less memory than there is."""
+    engine, ranks, block = plan.wish.engine, len(plan.needs.shares), plan.needs.kv_block
+    longest = engine.max_model_len or plan.model.max_position
+    useful = engine.max_num_seqs * -(-longest // plan.needs.block_size)
+    blocks = min(DEFAULT_TOTAL // ranks // block, useful)  # as `runtime.kv_cache` plans it
+    by_itself = blocks == useful and blocks * block <= found.kv_cache_memory
+    flags: dict[str, object] = {} if by_itself else {"kv_cache_memory": f"{found.kv_cache_memory // MB}MB"}
+    for name in (field.name for field in fields(PlannedOptions)):
+        if getattr(engine, name) != EngineConfig.model_fields[name].default:
+            flags[name] = getattr(engine, name)
+    if found.max_model_len < longest:
+        flags["max_model_len"] = found.max_model_len
+    told = "".join(f" --{name.replace('_', '-')} {value}" for name, value in flags.items())
+    console.print(f"start it with `llmserve run ENGINE{told}`", soft_wrap=True)  # to be copied
+    size = readable(ranks * blocks * block)
+    if by_itself:
+        console.print(f"  it takes {size} of KV cache over all ranks, which is all that its sequences can use.")
+        return
+    tokens = blocks * plan.needs.block_size
+    shorter = f", enough for sequences of {tokens:,} tokens" if tokens < found.max_model_len else ""
+    console.print(f"  without --kv-cache-memory it takes {size} over all ranks{shorter}.")
+
+
+def _print_advice(console: Console, found: Fit) -> None:
     for advice in found.advice:
         console.print(f"  {advice}")
 
@@ -144,7 +179,7 @@ def _count(weights: int) -> str:
 def _workspace(plan: Plan) -> str:
     """With the longest sequence of the one machine that is planned for."""
     only = plan.fits[0].workspace if len(plan.fits) == 1 else plan.needs.workspace
-    beside = f", and {plan.needs.scores_token / 1024:,.0f} KiB for each token of the longest sequence"
+    beside = f", and {readable(plan.needs.scores_token)} for each token of the longest sequence"
     return readable(only) + (beside if len(plan.fits) > 1 and plan.needs.scores_token else "")
 
 

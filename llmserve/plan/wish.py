@@ -20,3 +20,4 @@ class Wish:
     build: BuildConfig
     engine: EngineConfig
     utilization: float  # the share of a machine's memory that may be used
+    length_told: str = "--max-model-len {}"  # how whoever asked wrote max_model_len

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from llmserve.config import EngineConfig, ModelConfig, RopeVariants
+from llmserve.config import EngineConfig, ModelConfig, RopeVariants, size_text
 from llmserve.errors import ConfigError
 
 KVKind = Literal["float32", "bfloat16", "int8"]
@@ -51,29 +51,39 @@ def plan_kv_cache(config: EngineConfig, model: ModelConfig, kind: KVKind, tp_siz
     """`layer_bytes`: of a block of one layer on one rank. ConfigError where what is asked for cannot be."""
     size = config.block_size
     block_bytes = model.num_layers * layer_bytes
-    longest = config.max_model_len or model.max_position
-    if longest > model.max_position:
-        raise ConfigError(
-            f"--max-model-len {longest} exceeds the {model.max_position} positions this model was made for; lower it."
-        )
+    longest = config.longest(model)
     useful = config.max_num_seqs * -(-longest // size)
     memory = config.kv_cache_memory
     share = DEFAULT_TOTAL // tp_size
     num_blocks = min(share // block_bytes, useful) if memory is None else memory // block_bytes
     if num_blocks < 1:
-        given = f"--kv-cache-memory {memory}" if memory is not None else f"the default, {share} bytes per rank,"
+        default = f"the default, {size_text(share)} per rank,"
+        given = default if memory is None else f"--kv-cache-memory {size_text(memory)}"
         raise ConfigError(
-            f"{given} is less than one block of {size} tokens takes ({block_bytes} bytes); "
+            f"{given} is less than one block of {size} tokens takes ({size_text(block_bytes)}); "
             "raise --kv-cache-memory or lower --block-size."
         )
     tokens = num_blocks * size
     if config.max_model_len is not None and longest > tokens:
         raise ConfigError(
             f"the KV cache holds {tokens} tokens, less than --max-model-len {longest}; raise --kv-cache-memory to at "
-            f"least {-(-longest // size) * block_bytes} bytes per rank, or lower --max-model-len to {tokens}."
+            f"least {size_text(-(-longest // size) * block_bytes)} per rank, or lower --max-model-len to {tokens}."
         )
     variants = model.rope.variants(model.max_position)
     return KVPlan(kind, num_blocks, size, block_bytes, min(longest, tokens), variants)
+
+
+def why_shorter(plan: KVPlan, config: EngineConfig, model: ModelConfig) -> str | None:
+    """The sentence where memory, and no --max-model-len, keeps sequences shorter than the model takes; else None."""
+    if config.max_model_len is not None or plan.max_model_len == model.max_position:
+        return None
+    needed = -(-model.max_position // plan.block_size) * plan.block_bytes
+    return (
+        f"the KV cache of {plan.num_blocks * plan.block_bytes / 2**20:.0f} MiB per rank holds {plan.num_tokens} "
+        f"tokens, so no sequence may be longer, though the model takes {model.max_position}; start with "
+        f"--kv-cache-memory {-(-needed >> 20)}MiB for these, or with --max-model-len {plan.max_model_len} if that is "
+        "enough."
+    )
 
 
 def check_memory(plan: KVPlan, ranks: int) -> None:

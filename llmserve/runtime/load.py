@@ -10,7 +10,7 @@ import torch
 
 from llmserve.checkpoint.engine_dir import EngineDir
 from llmserve.comm import Comm
-from llmserve.config import EngineConfig, Manifest
+from llmserve.config import EngineConfig, Manifest, ModelConfig
 from llmserve.errors import ConfigError, EngineDirError
 from llmserve.layers.layout import Layout, make_layout
 from llmserve.models import make_model
@@ -25,6 +25,7 @@ from llmserve.runtime.kv_cache import (
     kv_kind,
     plan_kv_cache,
     reference_layer_bytes,
+    why_shorter,
 )
 from llmserve.runtime.model_runner import ModelRunner, Runner
 from llmserve.runtime.sampler import Sampler, TorchSampler
@@ -124,8 +125,10 @@ def take_shard(engine: EngineDir, model: Decoder, rank: int, ops: Ops) -> None:
         )
 
 
-def announce(comm: Comm, ops: Ops, sampler: Sampler, kv: KVPlan) -> None:
+def announce(comm: Comm, ops: Ops, sampler: Sampler, kv: KVPlan, config: EngineConfig, model: ModelConfig) -> None:
     if comm.rank == 0:
+        if (shorter := why_shorter(kv, config, model)) is not None:
+            log.warning("%s", shorter)
         log.info("operations: %s; sampling: %s; KV cache: %s", ops.name, sampler.name, kv.kind)
 
 
@@ -157,5 +160,5 @@ def _load_reference(
         (shape.num_layers, 2, kv.num_blocks, kv.block_size, kv_heads, shape.head_dim), dtype=DTYPES[kind], device=device
     )
     sampler = TorchSampler(device)
-    announce(comm, ops, sampler, kv)
+    announce(comm, ops, sampler, kv, config, shape)
     return Loaded(ModelRunner(model, ops, comm, cache, kv, config.max_num_seqs), sampler, kv)

@@ -99,7 +99,7 @@ def load_cpu(
         [recorder, model],
     )
     sampler = CpuSampler(isa.name)
-    announce(comm, recorder, sampler, kv)
+    announce(comm, recorder, sampler, kv, config, shape)
     return Loaded(runner, sampler, kv)
 
 

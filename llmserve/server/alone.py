@@ -6,14 +6,18 @@ from pathlib import Path
 
 import uvloop
 
-from llmserve.config import EngineConfig, ServerConfig
+from llmserve.config import EngineConfig, Manifest, ServerConfig
 from llmserve.engine.endpoint import private_endpoint
 from llmserve.engine.group import EngineGroup
 from llmserve.server.main import FrontConfig, serve
 
 
 def run_alone(engine: Path, config: EngineConfig, server: ServerConfig) -> int:
-    """Returns the exit code."""
+    """Returns the exit code. Raises LlmserveError for what can be told before there is a port."""
+    manifest = Manifest.read(engine)
+    if manifest.executor == "native":
+        config.require_native()
+        config.longest(manifest.model)
     with private_endpoint() as endpoint:
 
         async def engine_process() -> int:

@@ -52,9 +52,9 @@ class FrontConfig(Frozen):
 async def serve(config: FrontConfig, engine_process: EngineProcess | None = None) -> int:
     """Runs a front from beginning to end and returns its exit code."""
     try:
+        manifest = Manifest.read(config.engine)  # before anybody is told that there is a server
         with contextlib.closing(listen(config.server.host, config.server.port)) as listener:
             logger.info("Listening on %s (loading %s)", url(listener), config.engine)
-            manifest = Manifest.read(config.engine)
             tokenizer = _load_tokenizer(config, manifest)
             client = EngineClient(config.endpoint)
             http = HttpServer(create_app(client, tokenizer, manifest, config.server), listener)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmserve.build_file import BuildFile, read_build_file, read_settings
+from llmserve.build_file import BuildFile, read_build_file, read_chosen, which_checkpoint
 from llmserve.cli_options import BuildOptions, MachineOptions, PlannedOptions
 from llmserve.config import BuildConfig
 from llmserve.errors import ConfigError
@@ -46,7 +46,7 @@ def test_it_fits_where_it_says(model: str, name: str) -> None:
     machines = []
     for gpu in variant.fits:
         kind, _, memory = gpu.partition(" ")
-        machines += machines_of(MachineOptions(gpu=kind, memory=memory or None), device)
+        machines += machines_of(MachineOptions(gpu=kind, memory=memory or None), device, "it")
     for found, tokens in zip(make_plan(real(model), wish, machines).fits, variant.fits.values(), strict=True):
         assert found.fits, f"{found.machine.name}: {found.verdict}"
         assert found.max_model_len >= tokens, f"{found.machine.name} holds sequences of {found.max_model_len} tokens"
@@ -55,7 +55,7 @@ def test_it_fits_where_it_says(model: str, name: str) -> None:
 
 @pytest.mark.parametrize("model, name", VARIANTS, ids=lambda value: str(value))
 def test_the_command_line_takes_it(model: str, name: str) -> None:
-    settings = read_settings(FOLDER / f"{model}.yaml", name)
+    settings = read_chosen(FOLDER / f"{model}.yaml", name).settings
     if settings.get("backend", "native") == "native":
         config = BuildOptions().config(settings)
         assert isinstance(config, BuildConfig)
@@ -67,9 +67,9 @@ def test_the_command_line_takes_it(model: str, name: str) -> None:
 
 
 def test_the_demos_file_has_no_variants() -> None:
-    assert BuildOptions().config(read_settings(FOLDER / "demo.yaml", None)).quant == "int8"
+    assert BuildOptions().config(read_chosen(FOLDER / "demo.yaml", None).settings).quant == "int8"
     with pytest.raises(ConfigError, match=r"demo\.yaml has no variant 'int8', it has none\."):
-        read_settings(FOLDER / "demo.yaml", "int8")
+        read_chosen(FOLDER / "demo.yaml", "int8")
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,32 @@ def test_the_demos_file_has_no_variants() -> None:
 def test_a_file_that_cannot_be_used_is_one_sentence(tmp_path: Path, text: str, problem: str) -> None:
     (tmp_path / "f.yaml").write_text(text)
     with pytest.raises(ConfigError, match=problem):
-        read_settings(tmp_path / "f.yaml", None)
+        read_chosen(tmp_path / "f.yaml", None)
 
 
 def test_a_variants_settings_win_over_those_that_all_have(tmp_path: Path) -> None:
     (tmp_path / "f.yaml").write_text("dtype: float16\nquant: int8\nvariants: {a: {quant: int4, fits: {L4: 1}}}")
-    assert read_settings(tmp_path / "f.yaml", "a") == {"dtype": "float16", "quant": "int4"}
+    assert read_chosen(tmp_path / "f.yaml", "a").settings == {"dtype": "float16", "quant": "int4"}
+
+
+def test_the_checkpoint_may_stand_in_the_file_alone(tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text("checkpoint: Qwen/Qwen3-8B\nquant: int8")
+    (tmp_path / "none.yaml").write_text("quant: int8")
+    chosen, none = read_chosen(tmp_path / "f.yaml", None), read_chosen(tmp_path / "none.yaml", None)
+    assert which_checkpoint(None, chosen) == ("Qwen/Qwen3-8B", None)
+    for same in ("Qwen/Qwen3-8B", "models/qwen3-8b/", "other/Qwen3-8B"):
+        assert which_checkpoint(same, chosen) == (same, None)
+    assert which_checkpoint("x", none) == ("x", None)
+    note = f"{tmp_path}/f.yaml is for Qwen/Qwen3-8B, and its settings are used for demo."
+    assert which_checkpoint("demo", chosen) == ("demo", note)
+    with pytest.raises(ConfigError, match=r"no CHECKPOINT was given; give a folder, .* or `demo`\."):
+        which_checkpoint(None, read_chosen(None, None))
+    with pytest.raises(ConfigError, match=r"no CHECKPOINT was given, as \S+/none\.yaml names none either; give"):
+        which_checkpoint(None, none)
+
+
+def test_a_file_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"/nofile\.yaml does not exist; give --config a file"):
+        read_chosen(tmp_path / "nofile.yaml", None)
+    with pytest.raises(ConfigError, match=r"cannot be read: Is a directory\."):
+        read_chosen(tmp_path, None)

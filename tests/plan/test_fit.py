@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -10,23 +11,24 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from llmserve.config import parse_bytes
 from llmserve.errors import ConfigError
-from llmserve.plan.fit import MIB, Fit, fit
+from llmserve.plan.fit import MB, Fit, fit
 from llmserve.plan.machines import GPUS, Machine, find_gpu
 from llmserve.plan.needs import Needs, Share
 from tests.plan.ask import ask, on, real
 
-SHARE = Share(stored=700 * MIB, file=None, resident=800 * MIB, scratch=100 * MIB, read_always=500 * MIB, experts=0)
+SHARE = Share(stored=700 * MB, file=None, resident=800 * MB, scratch=100 * MB, read_always=500 * MB, experts=0)
 NEEDS = Needs(
-    shares=(SHARE, replace(SHARE, resident=600 * MIB)), workspace=100 * MIB, scores_token=0, kv_dtype="bfloat16",
-    kv_layer_token=MIB // 16 // 4, block_size=16, num_layers=4, windows=(None,) * 4, experts=0, experts_per_token=0,
+    shares=(SHARE, replace(SHARE, resident=600 * MB)), workspace=100 * MB, scores_token=0, kv_dtype="bfloat16",
+    kv_layer_token=MB // 16 // 4, block_size=16, num_layers=4, windows=(None,) * 4, experts=0, experts_per_token=0,
     estimated=(), notes=(),
 )  # fmt: skip
-"""A block is a MiB, and the rank that needs most needs 1000 MiB before the first."""
+"""A block is a MB, and the rank that needs most needs 1000 MB before the first."""
 
 
-def machine(memory: int, *, shared: bool = False, bandwidth: int | None = 1000 * MIB) -> Machine:
-    return Machine("m", memory * MIB, bandwidth, None, shared, "a test")
+def machine(memory: int, *, shared: bool = False, bandwidth: int | None = 1000 * MB) -> Machine:
+    return Machine("m", memory * MB, bandwidth, None, shared, "a test")
 
 
 def found(memory: int, needs: Needs = NEEDS, *, shared: bool = False, utilization: float = 1.0, **asked: Any) -> Fit:
@@ -36,7 +38,7 @@ def found(memory: int, needs: Needs = NEEDS, *, shared: bool = False, utilizatio
 
 def test_what_is_left_is_the_kv_cache() -> None:
     got = found(1256)
-    assert (got.fits, got.kv_cache_memory, got.tokens, got.max_model_len) == (True, 256 * MIB, 4096, 4096)
+    assert (got.fits, got.kv_cache_memory, got.tokens, got.max_model_len) == (True, 256 * MB, 4096, 4096)
     assert got.verdict == "fits, with sequences of 4,096 tokens"
 
 
@@ -56,23 +58,52 @@ def test_less_than_a_thousand_tokens_is_not_called_fitting_unless_the_model_has_
 
 
 def test_what_does_not_fit_says_what_would_be_needed() -> None:
-    got = found(1100, wanted=4096)
+    got = found(1100, wanted=4096, utilization=0.5)
     assert got.verdict == (
-        "does not fit: 1.05 GB for weights and workspace and 0.27 GB for one sequence of 4,096 tokens make 1.32 GB per "
-        "rank, of 1.15 GB 1.15 GB are usable"
+        "does not fit: each rank needs 1.26 GB (1.00 GB for weights and workspace, 0.26 GB for one sequence of 4,096 "
+        "tokens) and may use 0.55 GB of its 1.10 GB"
     )
     assert (got.max_model_len, got.at) == (0, ())
+
+
+@pytest.mark.parametrize("asked", [{}, {"shared": True}, {"utilization": 0.9}, {"utilization": 0.7, "shared": True}])
+def test_the_memory_that_is_named_is_enough_and_hardly_more(asked: dict[str, Any]) -> None:
+    needed = found(1100, wanted=4096, **asked).needed // MB
+    assert found(needed, wanted=4096, **asked).fits
+    assert not found(needed - 15, wanted=4096, **asked).fits
+
+
+def test_there_is_always_advice() -> None:
+    """Where no flag helps, it is the memory that would."""
+    small: dict[str, Any] = {"quant": "int4", "utilization": 0.9, "advise": True, "engine": {"kv_cache_dtype": "int8"}}
+    for shared in (True, False):
+        host = Machine("given", 10**9, None, None, shared, "--memory")
+        asked = small if shared else {**small, "engine": {}, "device": "cuda", "tp_size": 16}
+        (got,) = ask(real("llama-3.1-70b"), host, **asked).fits
+        memory = re.search(r"with ([\d.]+ GB) (?:would fit \(--memory|each would fit)", got.advice[-1])
+        assert memory is not None, got.advice
+        enough = replace(host, memory=parse_bytes(memory[1]))
+        assert ask(real("llama-3.1-70b"), enough, **asked).fits[0].fits
+
+
+def test_of_several_gpus_that_are_mostly_too_small_one_gets_advice() -> None:
+    asked: dict[str, Any] = {"device": "cuda", "utilization": 0.9, "advise": True}
+    plan = ask(real("llama-3.1-70b"), *GPUS, **asked)
+    advised = [got for got in plan.fits if got.advice]
+    assert [got.machine.name for got in advised] == ["H200"]
+    assert advised[0].advice[-2:] == ("--tp-size 2 would fit, on as many H200", "--gpu B200 would fit (180.00 GB each)")
+    assert not any(got.advice for got in ask(real("qwen3-0.6b"), *GPUS, **asked).fits)
 
 
 def test_scores_of_the_longest_sequence_take_what_its_keys_and_values_leave() -> None:
     """As many bytes for a token's scores as for its keys and values: one sequence of half the length, or two of it."""
     scored = replace(NEEDS, scores_token=NEEDS.kv_token)
     got = found(1256, scored)
-    assert (got.max_model_len, got.tokens, got.workspace) == (2048, 2048, 228 * MIB)
+    assert (got.max_model_len, got.tokens, got.workspace) == (2048, 2048, 228 * MB)
     got = found(1256, scored, wanted=1024)
     assert (got.tokens, got.at[-1].sequences) == (3072, 3)
     assert not found(1256, scored, wanted=2049).fits
-    assert "1.18 GB for weights and workspace and 0.14 GB for one" in found(1256, scored, wanted=2049).verdict
+    assert "1.13 GB for weights and workspace, 0.13 GB for one" in found(1256, scored, wanted=2049).verdict
 
 
 def test_memory_that_may_not_be_used_is_not() -> None:
@@ -94,7 +125,7 @@ def test_sequences_at_once_are_as_many_as_have_blocks_and_places() -> None:
 
 
 def test_a_ceiling_is_bandwidth_over_what_a_step_reads() -> None:
-    """1000 MiB a second; a step reads 500 MiB of weights and a MiB for every 16 tokens of every sequence."""
+    """1000 MB a second; a step reads 500 MB of weights and a MB for every 16 tokens of every sequence."""
     at = {at.length: at for at in found(1256).at}
     assert at[1024].tokens_per_second_one == pytest.approx(1000 / (500 + 64))
     assert at[1024].tokens_per_second_all == pytest.approx(4 * 1000 / (500 + 4 * 64))
@@ -105,7 +136,7 @@ def test_a_ceiling_is_bandwidth_over_what_a_step_reads() -> None:
 
 
 def test_the_rank_that_reads_most_is_waited_for() -> None:
-    slower = replace(NEEDS, shares=(SHARE, replace(SHARE, read_always=900 * MIB)))
+    slower = replace(NEEDS, shares=(SHARE, replace(SHARE, read_always=900 * MB)))
     at = found(1256, slower).at[0]
     assert at.tokens_per_second_one == pytest.approx(1000 / (900 + 64))
 
@@ -113,14 +144,14 @@ def test_the_rank_that_reads_most_is_waited_for() -> None:
 def test_windows_bound_what_is_read_and_not_what_is_kept() -> None:
     windowed = replace(NEEDS, windows=(256, None, 256, None))
     assert found(1256, windowed).tokens == found(1256).tokens
-    assert windowed.read_of_a_step(SHARE, 1, 1024) == 500 * MIB + (2 * 256 + 2 * 1024) * NEEDS.kv_layer_token
+    assert windowed.read_of_a_step(SHARE, 1, 1024) == 500 * MB + (2 * 256 + 2 * 1024) * NEEDS.kv_layer_token
 
 
 def test_experts_are_read_as_far_as_tokens_go_to_them() -> None:
     mixture = replace(NEEDS, experts=8, experts_per_token=2)
-    share = replace(SHARE, experts=80 * MIB)
+    share = replace(SHARE, experts=80 * MB)
     read = [mixture.read_of_a_step(share, batch, 0) - share.read_always for batch in (1, 2, 1000)]
-    assert read == pytest.approx([20 * MIB, (20 + 15) * MIB, 80 * MIB])
+    assert read == pytest.approx([20 * MB, (20 + 15) * MB, 80 * MB])
 
 
 @pytest.mark.parametrize("gpu", GPUS, ids=lambda gpu: gpu.name)

@@ -16,8 +16,10 @@ from typing import Any
 import httpx
 import pytest
 
-from llmserve.config import FileRecord
+from llmserve.config import EngineConfig, FileRecord, ServerConfig
 from llmserve.engine.messages import Drain, Submit
+from llmserve.errors import ConfigError, EngineDirError
+from llmserve.server.alone import run_alone
 
 from .conftest import TEMPLATE, TOKENIZER, make_backend, manifest, text_by_seed
 from .fake_engine import READY, FakeEngine, wait_for
@@ -187,6 +189,7 @@ def test_what_cannot_work_is_one_sentence(
 ) -> None:
     process = start(config | change)
     assert process.exit_code() == 1
+    assert ("Listening on" in process.log) == ("endpoint" in change), "what is known before is said before"
     assert sentence in process.log
     assert "Traceback" not in process.log
 
@@ -215,6 +218,23 @@ def test_a_chat_template_that_cannot_be_used_is_one_sentence(
     assert process.exit_code() == 1
     assert f"--chat-template {file} cannot be used: " in process.log
     assert "Traceback" not in process.log
+
+
+@pytest.mark.parametrize(
+    "asked, problem",
+    [
+        ({"max_model_len": 10**6}, "--max-model-len 1000000 exceeds the "),
+        ({"stall_timeout": 3.0}, "--stall-timeout is for engines of tensorrt-llm only"),
+    ],
+)
+def test_settings_that_the_model_does_not_have_are_refused_before_there_is_a_port(
+    engine_dir: Path, asked: dict[str, Any], problem: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        run_alone(engine_dir, EngineConfig(**asked), ServerConfig(port=0))
+    with pytest.raises(EngineDirError, match="is not an engine"):
+        run_alone(engine_dir / "nowhere", EngineConfig(), ServerConfig(port=0))
+    assert "Listening" not in caplog.text
 
 
 def test_a_chat_template_without_a_tokenizer_is_one_sentence(
