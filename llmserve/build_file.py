@@ -107,9 +107,20 @@ def _variant(path: Path, name: object, common: dict[str, Any], own: object) -> V
     return Variant(settings, {str(gpu): tokens for gpu, tokens in fits.items()})
 
 
+class _Loader(yaml.SafeLoader):
+    """Of a key that is there twice YAML's library takes the last, in silence; YAML itself forbids it."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        written = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if len(set(written)) < len(written):
+            twice = next(key for _, key in written if [each for _, each in written].count(key) > 1)
+            raise yaml.constructor.ConstructorError(None, None, f"{twice[:100]!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text("utf-8"))
+        data = yaml.load(path.read_text("utf-8"), _Loader)
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist; give --config a file like those of build_configs/.") from None
     except OSError as e:

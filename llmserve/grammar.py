@@ -197,6 +197,8 @@ def _sentence(error: str) -> str:
     """The library's first line, which says it, short. Of a regular expression the reason stands in a later one, below
     the expression and marks under it."""
     line, *rest = error.strip().splitlines() or ["it is too complex"]
+    if line == "NoExtensionBias":
+        line = "no token of this model can come next"
     if line.startswith("panic:"):  # followed by what is for the library's authors
         line = "it is nothing that the grammar library can follow"
     reason = next((each.removeprefix(REASON) for each in rest if each.startswith(REASON)), "")[:MAX_REASON]

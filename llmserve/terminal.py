@@ -85,7 +85,8 @@ async def open_session(engine: Path, config: EngineConfig) -> AsyncIterator[Sess
             watch = asyncio.create_task(_report_end(group, client))
             ready = await client.wait_ready()
             try:
-                yield Session(client, Tokenizer.load(engine), manifest, ready.max_model_len)
+                tokenizer = Tokenizer.load(engine, listed=manifest.files)
+                yield Session(client, tokenizer, manifest, ready.max_model_len)
             finally:
                 client.drain(0)
                 await client.ended.wait()

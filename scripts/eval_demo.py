@@ -37,8 +37,9 @@ def answers(
         engine = Path(folder) / "engine"
         config = BuildConfig(quant=scheme, group_size=int(group_size) if group_size else None, dtype=dtype)
         build_engine(Checkpoint.open(str(checkpoint)), engine, config)
-        tokenizer = Tokenizer.load(engine)
-        stops = frozenset(Manifest.read(engine).generation.eos_token_ids)
+        manifest = Manifest.read(engine)
+        tokenizer = Tokenizer.load(engine, listed=manifest.files)
+        stops = frozenset(manifest.generation.eos_token_ids)
         sampling = SamplingParams(max_tokens=MAX_TOKENS, temperature=0, stop_token_ids=stops)
         prompts = [tokenizer.encode_parts(tokenizer.chat.parts(Conversation(c))) for c in conversations]
         requests = [Request(index, tuple(prompt), sampling) for index, prompt in enumerate(prompts)]

@@ -7,6 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from pathlib import Path
 from typing import NamedTuple
 
+from llmserve.config import Manifest
 from llmserve.errors import LlmserveError, RequestError
 from llmserve.grammar import Grammar, Library, Matcher, Vocabulary
 from llmserve.request import Request
@@ -15,15 +16,15 @@ from llmserve.tokenizer import Tokenizer
 log = logging.getLogger("llmserve.engine")
 
 
-def library_of(folder: Path, vocab_size: int) -> Library:
-    """Of an engine directory; `vocab_size` is the model's."""
-    return Library(lambda: _read_vocabulary(folder, vocab_size))
+def library_of(folder: Path, manifest: Manifest) -> Library:
+    """Of an engine directory."""
+    return Library(lambda: _read_vocabulary(folder, manifest))
 
 
-def _read_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
+def _read_vocabulary(folder: Path, manifest: Manifest) -> Vocabulary:
     """RequestError where the engine has no tokenizer; then no front asks for a grammar either."""
     try:
-        return Vocabulary.of(Tokenizer.load(folder), vocab_size)
+        return Vocabulary.of(Tokenizer.load(folder, listed=manifest.files), manifest.model.vocab_size)
     except LlmserveError as e:
         raise RequestError(f"the model's tokenizer cannot be read ({e})") from None
 

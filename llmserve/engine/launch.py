@@ -50,7 +50,7 @@ def rank_command(options: RankOptions, tp_size: int) -> list[str]:
 
 def front_command(engine: Path, endpoint: str, server: ServerConfig) -> list[str]:
     """The command that runs the front of an engine which will connect to `endpoint`."""
-    options = {"engine": str(engine), "endpoint": endpoint, "server": server.model_dump()}
+    options = {"engine": str(engine), "endpoint": endpoint, "server": server.model_dump(mode="json")}
     return [sys.executable, "-m", "llmserve.server.main", json.dumps(options)]
 
 

@@ -99,7 +99,7 @@ class Rank:
         manifest = self.directory.manifest
         total = sum(manifest.files[name].size for name in self._files_to_verify())
         link.send(Loading("loading", 0, total))
-        grammars = library_of(self.directory.path, manifest.model.vocab_size)
+        grammars = library_of(self.directory.path, manifest)
         grammars.begin()  # nobody waits for this process yet
         loaded = self.load(lambda done: link.send(Loading("loading", done, total)))
         kv = loaded.kv

@@ -29,7 +29,7 @@ class OfflineEngine:
         comm = SoloComm()
         device = device_of(directory.manifest, 0)
         loaded = load_runner(directory, config, comm, device, cores)
-        grammars = library_of(engine, directory.manifest.model.vocab_size)
+        grammars = library_of(engine, directory.manifest)
         spare = spares_a_core(device, len(cores), 1, allowed)
         self.engine = NativeEngine(loaded, comm, config, grammars=grammars, spare_core=spare)
 

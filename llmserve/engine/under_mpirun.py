@@ -16,7 +16,8 @@ from llmserve.config import EngineConfig, ServerConfig
 from llmserve.engine.endpoint import private_endpoint
 from llmserve.engine.launch import STOP_SIGNALS, allowed_cores, die_with_parent, front_command, rank_environment
 from llmserve.engine.link import FrontLink
-from llmserve.engine.rank import join, run_rank
+from llmserve.engine.rank import AnyRank, join, run_rank
+from llmserve.errors import LlmserveError
 
 log = logging.getLogger("llmserve.engine")
 
@@ -32,6 +33,15 @@ def run_as_rank(engine: Path, config: EngineConfig, server: ServerConfig) -> int
         return 1
     if rank.index != 0:
         return run_rank(rank, None, server.shutdown_timeout)
+    try:
+        return _lead(rank, engine, server)
+    except BaseException as e:  # the others have joined and wait for a first plan
+        log.error("%s", e if isinstance(e, LlmserveError) else "rank 0 failed; here is where.", exc_info=_unsaid(e))
+        rank.abort()
+        return 1
+
+
+def _lead(rank: AnyRank, engine: Path, server: ServerConfig) -> int:
     with private_endpoint() as endpoint:
         front = _start_front(engine, endpoint, server)
         link = FrontLink(endpoint, front)
@@ -43,6 +53,11 @@ def run_as_rank(engine: Path, config: EngineConfig, server: ServerConfig) -> int
             log.error("the front did not end within %.0f s; it is killed.", FRONT_PATIENCE)
             front.kill()
             return 1
+
+
+def _unsaid(error: BaseException) -> BaseException | None:
+    """What a user's sentence does not say."""
+    return None if isinstance(error, LlmserveError) else error
 
 
 def _start_front(engine: Path, endpoint: str, server: ServerConfig) -> subprocess.Popen[bytes]:

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 import llmserve
 from llmserve.config import Manifest, ServerConfig
@@ -23,9 +24,11 @@ from llmserve.server.embeddings import embedding_routes
 from llmserve.server.engine_client import EngineClient
 from llmserve.server.error_schema import OPENAI_ERRORS
 from llmserve.server.errors import RETRY_AFTER_S, ModelNotFoundError, answer
+from llmserve.server.json_body import new_reader
 from llmserve.server.kserve.routes import kserve_routes
 from llmserve.server.metrics import Metrics
 from llmserve.server.middleware import Edge
+from llmserve.server.respond import CLIENT_CLOSED_REQUEST
 from llmserve.server.responses import responses_routes
 from llmserve.server.serving import Serving
 from llmserve.server.tokenizing import tokenizer_routes
@@ -44,9 +47,11 @@ def create_app(client: EngineClient, tokenizer: Tokenizer | None, manifest: Mani
     if tokenizer is not None and manifest.executor == "native":
         serving.grammars.begin()  # while the engine is loading
     app = FastAPI(title="llmserve", version=llmserve.__version__, redirect_slashes=False, responses=OPENAI_ERRORS)
+    app.state.body_reader = new_reader()
     app.add_middleware(Edge)
     for kind in (LlmserveError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _answer)
+    app.add_exception_handler(ClientDisconnect, _nobody)
     app.include_router(completion_routes(serving))
     app.include_router(chat_routes(serving))
     app.include_router(responses_routes(serving))
@@ -60,6 +65,11 @@ def create_app(client: EngineClient, tokenizer: Tokenizer | None, manifest: Mani
 
 async def _answer(request: Request, error: Exception) -> Response:
     return answer(error).response(request.url.path)
+
+
+async def _nobody(request: Request, error: Exception) -> Response:
+    """The client has left, so that what is answered only ends the exchange."""
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 def _model_routes(serving: Serving) -> APIRouter:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from starlette.types import Receive
+
 from llmserve.errors import RequestError
 from llmserve.server.answers.reader import AnswerReader
 from llmserve.server.answers.reasoning.form import ReasoningForm
@@ -101,12 +103,13 @@ async def ask(
     keeps_reasoning: bool,
     param: str,
     timeout: float | None,
+    receive: Receive,
     cut: bool = False,
 ) -> Asked:
     """`wanted` is the form that the answer must have; `param` is what the conversation came in; `timeout`: seconds that
-    the whole call may take; `cut` as in `Serving.encode`.
+    the whole call may take; `receive` as in `Serving.grammar`; `cut` as in `Serving.encode`.
 
-    Raises RequestError where the model cannot be asked so, and TooLateError.
+    Raises RequestError where the model cannot be asked so, TooLateError, and what `Serving.grammar` does.
     """
     deadline = Deadline(timeout)
     tokenizer, forms = serving.need_tokenizer(param), serving.forms
@@ -120,7 +123,7 @@ async def ask(
         return parts, reading, reading.form(wanted)
 
     parts, reading, form = await asyncio.to_thread(put) if _is_long(conversation) else put()
-    grammar = await serving.grammar(form, deadline)
+    grammar = await serving.grammar(form, deadline, receive)
     prompt = await serving.encode_parts(parts, param=param, cut=cut)
     return Asked(prompt, reading, grammar, frozenset(ids.values()), deadline)
 

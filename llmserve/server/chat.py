@@ -29,6 +29,7 @@ def chat_routes(serving: Serving) -> APIRouter:
             keeps_reasoning=body.include_reasoning is not False,
             param="messages",
             timeout=body.timeout,
+            receive=request.receive,
             cut=body.is_cut,
         )
         prompt = body.kept(asked.prompt)

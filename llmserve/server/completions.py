@@ -34,7 +34,7 @@ def completion_routes(serving: Serving) -> APIRouter:
         prompts = [body.kept(prompt) for prompt in prompts]
         # What is echoed is told of as the answer is.
         told = [n for n in (body.prompt_logprobs, body.logprobs if body.echo else None) if n is not None]
-        grammar = await serving.grammar(body.form, deadline)
+        grammar = await serving.grammar(body.form, deadline, request.receive)
         job = serving.job(
             body,
             prompts,

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from starlette.requests import ClientDisconnect
 
 from llmserve.errors import RequestError
 from llmserve.request import NO_SAMPLING, Finish, Pooling, TokenEvent
@@ -20,7 +19,6 @@ from llmserve.server.generation import OVERTIME_S, failure
 from llmserve.server.json_body import JsonRoute
 from llmserve.server.metrics import CallObserver
 from llmserve.server.protocol.embedding import EmbeddingBody
-from llmserve.server.respond import CLIENT_CLOSED_REQUEST
 from llmserve.server.serving import Serving
 from llmserve.server.streaming import encode, until_disconnect
 
@@ -43,11 +41,8 @@ def embedding_routes(serving: Serving, default: Pooling) -> APIRouter:
         for prompt in prompts:
             serving.check_whole_prompt(prompt, "input")
         serving.check_room(len(prompts))
-        try:
-            work = _vectors(serving, prompts, body, Pooling(body.pooling or default))
-            vectors = await until_disconnect(request.receive, work)
-        except ClientDisconnect:
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        work = _vectors(serving, prompts, body, Pooling(body.pooling or default))
+        vectors = await until_disconnect(request.receive, work)
         tokens = sum(map(len, prompts))
         head = {"model": serving.model_name, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
         told = partial(_answer, head, vectors, _in_base64 if body.encoding_format == "base64" else _in_floats)

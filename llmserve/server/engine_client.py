@@ -81,6 +81,7 @@ class EngineClient:
         self.stats: Stats | None = None
         self.ended_at: deque[float] = deque(maxlen=REMEMBERED_ENDS)  # when requests ended, by time.monotonic
         self.connected = asyncio.Event()
+        self.refuses = asyncio.Event()  # no request is taken any more: it is draining, or has ended
         self.ended = asyncio.Event()  # the state is Stopped or Failed: final
         self._ids = itertools.count()
         self._open: dict[int, Take | None] = {}  # None: nobody waits for it any more, and the engine still has it
@@ -203,6 +204,8 @@ class EngineClient:
     def _enter(self, state: EngineState) -> None:
         self.state = state
         self._changed.set()
+        if isinstance(state, Draining | Stopped | Failed):
+            self.refuses.set()
         if isinstance(state, Stopped | Failed):
             self.ended.set()
 

@@ -10,6 +10,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 from fastapi import Request, Response
@@ -49,8 +50,14 @@ def _check_texts(name: str, value: Any) -> None:
         ) from None
 
 
+def new_reader() -> Executor:
+    """An app's `state.body_reader`: one thread. Of many that read at a time, each would take its turn before others are
+    served, and what needs a thread for something short would find none."""
+    return ThreadPoolExecutor(1, "bodies")
+
+
 class JsonRoute(APIRoute):
-    """A route whose body FastAPI reads by `read_json`."""
+    """A route whose body FastAPI reads by `read_json`, a long one in the thread of `new_reader` that its app has."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -64,4 +71,7 @@ class JsonRoute(APIRoute):
 class _JsonRequest(Request):
     async def json(self) -> Any:
         raw = await self.body()
-        return read_json(raw) if len(raw) < LONG_BODY else await asyncio.to_thread(read_json, raw)
+        if len(raw) < LONG_BODY:
+            return read_json(raw)
+        reader: Executor = self.app.state.body_reader
+        return await asyncio.get_running_loop().run_in_executor(reader, read_json, raw)

@@ -73,7 +73,7 @@ def _load_tokenizer(config: FrontConfig, manifest: Manifest) -> Tokenizer | None
         if template is not None:
             raise ConfigError(f"--chat-template {template} is of no use: {config.engine} has no tokenizer.")
         return None
-    tokenizer = Tokenizer.load(config.engine, template)
+    tokenizer = Tokenizer.load(config.engine, template, listed=manifest.files)
     logger.info("Chat prompts: %s", tokenizer.chat.told)
     return tokenizer
 

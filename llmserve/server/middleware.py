@@ -11,6 +11,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from llmserve.engine.messages import Stopped
+from llmserve.server.engine_client import NotReadyError
 from llmserve.server.errors import answer
 
 logger = logging.getLogger(__name__)
@@ -37,7 +39,11 @@ class Edge:
         try:
             exchange.check_announced_size()
             await self._app(scope, exchange.receive, exchange.send)
-        except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit):
+        except asyncio.CancelledError:  # the server stops, and has waited for long enough
+            if exchange.answered:
+                raise
+            await answer(NotReadyError(Stopped())).response(scope["path"])(scope, receive, exchange.send)
+        except (GeneratorExit, KeyboardInterrupt, SystemExit):
             raise
         except BaseException as e:  # a library in Rust panics with one that is no Exception
             if not isinstance(e, HTTPException):

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, Protocol
 
 from fastapi import Request, Response
-from starlette.requests import ClientDisconnect
 
 from llmserve.request import Finish, TokenLogprobs
 from llmserve.server.errors import ErrorAnswer, answer
@@ -86,10 +85,8 @@ async def respond(
 
 
 async def respond_whole(request: Request, generation: Generation, format: WholeFormat) -> Response:
-    try:
-        choices = await collect(request, generation)
-    except ClientDisconnect:
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    """Raises ClientDisconnect."""
+    choices = await collect(request, generation)
     tokens = generation.usage.completion_tokens + _prompts_tokens(generation)
     content = await _made(is_long(generation.job, tokens), lambda: encode(format.body(choices, generation.usage)))
     return Response(content, media_type="application/json")

@@ -43,6 +43,7 @@ def responses_routes(serving: Serving) -> APIRouter:
                 keeps_reasoning=True,
                 param="input",
                 timeout=body.timeout,
+                receive=request.receive,
             )
         except RequestError as e:
             if e.param != EFFORT:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
+from starlette.types import Receive
+
 from llmserve.config import Manifest
 from llmserve.engine.capabilities import Capabilities
 from llmserve.engine.messages import Ready
@@ -24,6 +26,7 @@ from llmserve.server.grammars import Grammars
 from llmserve.server.metrics import Metrics
 from llmserve.server.protocol.generation import GenerationBody
 from llmserve.server.protocol.structured import Form
+from llmserve.server.streaming import until, until_disconnect
 from llmserve.tokenizer import Part, StopStrings, Text, Tokenizer
 
 LONG_TEXT = 20_000
@@ -183,14 +186,20 @@ class Serving:
         self._check_chars(chars, param, cut=cut)
         return await asyncio.to_thread(encode)
 
-    async def grammar(self, form: Form | None, deadline: Deadline) -> str | None:
-        """What the answer must be, once it is known that the engine can follow it; for `job`."""
+    async def grammar(self, form: Form | None, deadline: Deadline, receive: Receive) -> str | None:
+        """What the answer must be, once it is known that the engine can follow it; for `job`.
+
+        It is not waited for when the client, who is heard of by `receive`, leaves (ClientDisconnect), or no requests
+        are taken any more (NotReadyError).
+        """
         if form is None:
             return None
         self.need_tokenizer(form.param)
         if not self.capabilities.grammars:
             raise self.capabilities.unable(form.param)
-        await deadline.within(self.grammars.check(form.grammar, form.param))
+        client, check = self.client, self.grammars.check(form.grammar, form.param)
+        while_taken = until(client.refuses.wait(), check, lambda: NotReadyError(client.state))
+        await deadline.within(until_disconnect(receive, while_taken))
         return form.grammar
 
     @cached_property

@@ -80,16 +80,21 @@ class EventStreamResponse(Response):
 
 async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """`work`'s result; raises ClientDisconnect, with `work` cancelled, when the client leaves before."""
+    return await until(_disconnected(receive), work, ClientDisconnect)
+
+
+async def until(end: Coroutine[Any, Any, object], work: Coroutine[Any, Any, T], error: Callable[[], Exception]) -> T:
+    """`work`'s result; raises `error()`, with `work` cancelled, when `end` comes before."""
     working = asyncio.create_task(work)
-    leaving = asyncio.create_task(_disconnected(receive))
+    ending = asyncio.create_task(end)
     try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({working, ending}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise ClientDisconnect
+            raise error()
         return working.result()
     finally:
         await _cancelled(working)
-        await _cancelled(leaving)
+        await _cancelled(ending)
 
 
 async def _disconnected(receive: Receive) -> None:

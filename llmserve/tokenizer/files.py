@@ -7,7 +7,7 @@ mean to transformers, and nothing of what is made from them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -45,16 +45,25 @@ class AddedToken:
 
 
 class TokenizerFiles:
-    """A folder's. Every property raises EngineDirError, in one sentence, where its file cannot be used."""
+    """A folder's. Every property raises EngineDirError, in one sentence, where its file cannot be used.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    `listed`: names of those that belong to it, as an engine's manifest has them; what else lies there is not read.
+    None: all do.
+    """
+
+    def __init__(self, folder: Path, listed: Container[str] | None = None) -> None:
+        self._folder = folder
+        self._listed = listed
 
     def path(self, name: str) -> Path:
-        return self.folder / name
+        return self._folder / name
 
     def has(self, name: str) -> bool:
-        return self.path(name).is_file()
+        return (self._listed is None or name in self._listed) and self.path(name).is_file()
+
+    def json(self, name: str) -> dict[str, Any]:
+        """{} where there is no such file."""
+        return read_json(self.path(name)) if self.has(name) else {}
 
     @cached_property
     def vocabulary(self) -> tuple[Path, ...]:
@@ -66,20 +75,20 @@ class TokenizerFiles:
     def unread_vocabulary(self) -> Path | None:
         """A vocabulary in a form that is not read, where there is none that is."""
         found = [self.path(name) for name in UNREAD_VOCABULARIES if self.has(name)]
-        found += sorted(self.folder.glob("*.tiktoken"))
+        found += sorted(path for path in self._folder.glob("*.tiktoken") if self.has(path.name))
         return found[0] if found and not self.vocabulary else None
 
     @cached_property
     def tokenizer_config(self) -> Mapping[str, Any]:
-        return read_json(self.path("tokenizer_config.json"))
+        return self.json("tokenizer_config.json")
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        return read_json(self.path("config.json"))
+        return self.json("config.json")
 
     @cached_property
     def generation_config(self) -> Mapping[str, Any]:
-        return read_json(self.path("generation_config.json"))
+        return self.json("generation_config.json")
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
@@ -106,7 +115,7 @@ class TokenizerFiles:
         """By id: `added_tokens_decoder`, or added_tokens.json, which older checkpoints have instead."""
         described = self.tokenizer_config.get("added_tokens_decoder")
         if described is None:
-            named = read_json(self.path("added_tokens.json"))
+            named = self.json("added_tokens.json")
             special = self._special_names
             described = {
                 id: {"content": name, "special": name in special, "normalized": name not in special}
@@ -124,7 +133,7 @@ class TokenizerFiles:
     @cached_property
     def special_tokens(self) -> Mapping[str, str | list[str]]:
         """`bos_token` and the like, as chat templates name them."""
-        merged = {**read_json(self.path("special_tokens_map.json")), **self.tokenizer_config}
+        merged = {**self.json("special_tokens_map.json"), **self.tokenizer_config}
         tokens: dict[str, str | list[str]] = {}
         for key, value in merged.items():
             if key.endswith("_token") and isinstance(value, str | dict):
@@ -135,7 +144,7 @@ class TokenizerFiles:
 
     def special_token(self, key: str, default: str | None = None) -> str | None:
         """One of `special_tokens`; `default` where it is not given, None where it is given as null."""
-        given = {**read_json(self.path("special_tokens_map.json")), **self.tokenizer_config}
+        given = {**self.json("special_tokens_map.json"), **self.tokenizer_config}
         if key in given and given[key] is None:
             return None
         value = self.special_tokens.get(key, default)
@@ -147,7 +156,7 @@ class TokenizerFiles:
         if self.has("chat_template.jinja"):
             return {DEFAULT_TEMPLATE: read_text(self.path("chat_template.jinja"))}
         for name, values in (
-            ("chat_template.json", read_json(self.path("chat_template.json"))),
+            ("chat_template.json", self.json("chat_template.json")),
             ("tokenizer_config.json", self.tokenizer_config),
         ):
             if values.get("chat_template") is not None:
@@ -169,9 +178,6 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """{} where there is no such file."""
-    if not path.is_file():
-        return {}
     try:
         data = json.loads(read_text(path))
     except (ValueError, RecursionError) as e:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,12 +26,13 @@ class Tokenizer:
         self.special_ids = backend.special_ids
 
     @staticmethod
-    def load(folder: Path, chat_template: Path | None = None) -> Tokenizer:
-        """`chat_template`: a Jinja file to be used in place of the checkpoint's own way.
+    def load(folder: Path, chat_template: Path | None = None, *, listed: Container[str] | None = None) -> Tokenizer:
+        """`chat_template`: a Jinja file to be used in place of the checkpoint's own way; `listed` as in TokenizerFiles:
+        an engine's files, so that nothing is taken that was not checked.
 
         Raises EngineDirError, or ConfigError for `chat_template`, in one sentence where files cannot be used.
         """
-        files = TokenizerFiles(folder)
+        files = TokenizerFiles(folder, listed)
         given = None if chat_template is None else read_prompt(chat_template, files)
         backend = load_vocabulary(files)
         chat = given or choose_prompt(files, backend)

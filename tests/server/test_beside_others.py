@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -74,3 +76,22 @@ def test_long_bodies_are_read_in_a_thread(front: Front, long: bool, monkeypatch:
     monkeypatch.setattr(json_body, "read_json", watched(json_body.read_json, threads))
     front.complete(max_tokens=1, user="x" * json_body.LONG_BODY if long else "x")
     assert [thread != loops_thread(front) for thread in threads] == [long]
+
+
+def test_long_bodies_are_read_one_after_the_other(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each thread that reads one takes its turn before others are served."""
+    read, reading, at_a_time = json_body.read_json, [0], []
+
+    def counted(raw: bytes) -> Any:
+        reading[0] += 1
+        at_a_time.append(reading[0])
+        time.sleep(0.01)  # others have the time to begin
+        reading[0] -= 1
+        return read(raw)
+
+    monkeypatch.setattr(json_body, "read_json", counted)
+    body = {"prompt": "hi", "max_tokens": 1, "user": "x" * json_body.LONG_BODY}
+    with ThreadPoolExecutor(4) as clients:
+        answers = list(clients.map(lambda _: front.post("/v1/completions", **body).status_code, range(4)))
+    assert answers == [200] * 4
+    assert at_a_time == [1] * 4

@@ -57,7 +57,7 @@ def refused_as_too_many(raw: bytes) -> bool:
     try:
         read_json(raw)
     except RequestError as e:
-        return "values and names" in str(e)
+        return " names; send less" in str(e)
     return False
 
 
@@ -68,9 +68,17 @@ def test_a_body_has_so_many_values_and_no_more(each: bytes, monkeypatch: pytest.
     assert refused_as_too_many(b"[" + b",".join([each] * 1002) + b"]")
 
 
+def test_a_body_has_so_many_names_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_size, "MAX_NAMES", 1000)
+    for names, refused in ((1000, False), (1001, True)):
+        assert refused_as_too_many(json.dumps({f"{i}:\\": i for i in range(names)}).encode()) is refused
+        assert refused_as_too_many(json.dumps([{"a": 0}] * names).encode()) is refused
+
+
 def test_what_is_in_strings_is_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_size, "MAX_VALUES", 1000)
-    for text in (",[{" * 1000, '",' * 1000, '\\",[' * 1000):
+    monkeypatch.setattr(json_size, "MAX_NAMES", 1000)
+    for text in (",[{" * 1000, '",' * 1000, '\\",[' * 1000, '":' * 1001):
         assert not refused_as_too_many(json.dumps({"prompt": text, "n": [1, {}]}).encode())
 
 

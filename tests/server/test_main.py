@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from llmserve.config import EngineConfig, ServerConfig
+from llmserve.config import EngineConfig, FileRecord, ServerConfig
 from llmserve.engine.messages import Drain, Submit
 from llmserve.errors import ConfigError, EngineDirError
 from llmserve.server.alone import run_alone
@@ -56,7 +56,9 @@ def engine_dir(tmp_path: Path) -> Path:
     folder.mkdir()
     make_backend().save(str(folder / "tokenizer.json"))
     (folder / "chat_template.jinja").write_text(TEMPLATE, "utf-8")
-    (folder / "engine.json").write_text(manifest().model_dump_json(), "utf-8")
+    files = {file.name: FileRecord(size=file.stat().st_size, blake3="") for file in folder.iterdir()}
+    (folder / "tokenizer_config.json").write_text("a stray file, which nobody reads", "utf-8")
+    (folder / "engine.json").write_text(manifest(files=files).model_dump_json(), "utf-8")
     return folder
 
 

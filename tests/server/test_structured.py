@@ -266,6 +266,11 @@ def test_a_pattern_of_a_schema_is_refused_with_the_reason(front: Front) -> None:
     assert error["message"].endswith(f"regex parse error: {LOOKAROUND}")
 
 
+def test_a_form_that_no_answer_has_is_told_as_that(front: Front) -> None:
+    error = front.refused(structured_outputs={"grammar": "start: start"})
+    assert error["message"].endswith("What its reader says: no token of this model can come next.")
+
+
 def test_without_a_tokenizer_there_are_no_grammars(endpoint: str) -> None:
     with running_front(endpoint, tokenizer=None) as front:
         error = front.refused(prompt=[1], response_format={"type": "json_object"})

@@ -215,6 +215,7 @@ def test_a_special_token_that_begins_calls_is_seen(endpoint: str) -> None:
         ({"tools": [{"type": "function", "function": {"name": "f", "parameters": []}}]}, "tools"),
         ({"tools": [{"type": "function", "function": {"name": "f", "strict": "yes"}}]}, "tools"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "a\x00"}}]}, "tools"),
         ({"tools": [WEATHER] * 1025}, "tools"),
         ({"reasoning_effort": "high"}, "reasoning_effort"),
         ({"documents": [{"text": "x"}]}, "documents"),

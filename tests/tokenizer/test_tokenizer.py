@@ -59,6 +59,18 @@ def test_where_the_chat_template_comes_from(
     assert chat.parts(Conversation(MESSAGES)) == [Text(expected, names_are_tokens=True)]
 
 
+@pytest.mark.parametrize("stray", ["chat_template.jinja", "chat_template.json", "tokenizer_config.json"])
+def test_of_an_engine_only_what_its_manifest_lists_is_read(tmp_path: Path, stray: str) -> None:
+    """What was put beside it later nobody has checked."""
+    save(tmp_path)
+    (tmp_path / stray).write_text('{"chat_template": "S"}', "utf-8")
+    (tmp_path / "other.tiktoken").write_text("no vocabulary", "utf-8")
+    assert not isinstance(Tokenizer.load(tmp_path).chat, PlainPrompt)
+    assert isinstance(Tokenizer.load(tmp_path, listed={"tokenizer.json"}).chat, PlainPrompt)
+    with pytest.raises(EngineDirError, match="none of the engine's files"):
+        Tokenizer.load(tmp_path, listed=())
+
+
 def test_a_tokenizer_without_a_chat_template(tmp_path: Path) -> None:
     assert isinstance(Tokenizer.load(save(tmp_path)).chat, PlainPrompt)
 

@@ -13,7 +13,7 @@ from llmserve.server.protocol.values import check_count
 
 MAX_TOOLS = 1024
 MAX_NAME_CHARS = 256
-NAME = re.compile(rf'[^\s"\\]{{1,{MAX_NAME_CHARS}}}')
+NAME = re.compile(rf'[^\s"\\\x00-\x1f\x7f]{{1,{MAX_NAME_CHARS}}}')
 CHOICES = ("none", "auto", "required")
 
 
@@ -89,8 +89,8 @@ def check_function(function: Mapping[str, Any], at: str) -> None:
     """Its name can stand in quotes or on a line of its own, as models write it."""
     if NAME.fullmatch(function["name"]) is None:
         raise RequestError(
-            f"{at}.name must have 1 to {MAX_NAME_CHARS} characters without white space, quotes and backslashes, not "
-            f"{shown(function['name'])}.",
+            f"{at}.name must have 1 to {MAX_NAME_CHARS} characters without white space, quotes, backslashes and "
+            f"control characters, not {shown(function['name'])}.",
             param="tools",
         )
     for name, kinds, told in (("parameters", dict, "an object, a JSON schema"), ("strict", bool, "true or false")):

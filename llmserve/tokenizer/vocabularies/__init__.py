@@ -59,7 +59,12 @@ def tokenizer_class(files: TokenizerFiles) -> str | None:
 
 def load_vocabulary(files: TokenizerFiles) -> Backend:
     """Raises EngineDirError in one sentence where the files cannot be used."""
-    if not files.vocabulary or files.vocabulary[0].name == TOKENIZER_JSON:
+    if not files.vocabulary:
+        raise EngineDirError(
+            f"{files.path(TOKENIZER_JSON)} is not a usable tokenizer (missing, or none of the engine's files); "
+            "build the engine again."
+        )
+    if files.vocabulary[0].name == TOKENIZER_JSON:
         return _module("tokenizer_json")(files)
     name = tokenizer_class(files)
     if name is None:

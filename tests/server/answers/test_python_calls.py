@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from llmserve.errors import RequestError
-from llmserve.grammar import Grammar, Vocabulary
+from llmserve.grammar import Grammar, Matcher, Vocabulary
 from llmserve.server.answers.parts import Answer
 from llmserve.server.answers.tools.chatglm3 import ChatGLM3
 from llmserve.server.grammars import lark
@@ -39,6 +39,11 @@ SCHEMAS: dict[str, dict[str, Any]] = {
                        "l": {"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 3},
                        "e": {"type": "array", "maxItems": 0}},
         "required": ["s", "i", "n", "l", "e"],
+    },
+    "one bound": {
+        "properties": {"l": {"type": "integer", "minimum": 5}, "m": {"type": "integer", "exclusiveMaximum": -5},
+                       "n": {"type": "number", "minimum": 0.5}, "d": {"type": "integer", "multipleOf": 3}},
+        "required": ["l", "m", "n", "d"],
     },
     "patterns": {
         "properties": {"p": {"type": "string", "pattern": "^[a-z\"\\\\/']{3,5}\\n?$"}, "d": {"format": "date"}},
@@ -98,6 +103,23 @@ def test_calls_are_read_again_and_as_the_schema_says(name: str) -> None:
         jsonschema.validate(json.loads(call.arguments), {"type": "object", **SCHEMAS[name]})
         told.add(call.arguments)
     assert len(told) > 1 or name == "nothing"
+
+
+def follow(matcher: Matcher, text: str) -> None:
+    for token in TOKENIZER.encode(text, add_special_tokens=False):
+        matcher.advance(token)
+
+
+@pytest.mark.parametrize("schema", [{"minimum": 5}, {"exclusiveMinimum": 0.5}, {"maximum": 5}, {"multipleOf": 3}])
+@pytest.mark.parametrize("kind", ["integer", "number"])
+def test_no_number_has_more_digits_than_python_reads(kind: str, schema: dict[str, Any]) -> None:
+    function = {"name": "f", "parameters": {"properties": {"x": {"type": kind, **schema}}, "required": ["x"]}}
+    rules = ChatGLM3().calls([function], {}, many=False)
+    matcher = Grammar(lark("\n".join(["start: answer", *rules])), VOCABULARY).matcher()
+    sign = "-" if "maximum" in schema else ""
+    follow(matcher, f"f\n```python\ntool_call(x={sign}999999")
+    with pytest.raises(RequestError):
+        follow(matcher, "9" * 100)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from llmserve.server.answers.parts import Answer, AnswerPart, Call, CallBegin, Content
 from llmserve.server.answers.tools import FORMS
+from llmserve.server.answers.tools.tagged_calls import TaggedCalls
 
 BY_NAME = {form.name: form for form in FORMS}
 WEATHER = {
@@ -59,6 +60,10 @@ CALLS: list[tuple[str, str, str, list[Call]]] = [
     ("hermes", '<tool_call>{"name": "f", "arguments": {}\n</tool_call>', "", [F]),  # a brace was forgotten
     ("hermes", '<tool_call>{"name": "f", "arguments": {}}\n</tool_c', "", [F]),
     ("hermes", '<tool_call>{"name": "f", "arguments": {"x": [1', "", [Call("f", '{"x": [1')]),
+    ("hermes", r'<tool_call>{"arguments": {"明": "\ud800"}, "name": "f"}</tool_call>', "",
+     [Call("f", r'{"\u660e": "\ud800"}')]),  # half of a surrogate pair is no text
+    ("hermes", r'<tool_call>{"name": "f", "arguments": "{\"明\": \"\ud800\"}"}</tool_call>', "",
+     [Call("f", r'{"明": "\ud800"}')]),
     ("llama3", '{"name": "f", "parameters": {}}', "", [F]),
     ("llama3", '\n{"type": "function", "name": "f", "parameters": {}}; {"name":"weather", "parameters": {"x": 1}}', "",
      [F, Call("weather", '{"x": 1}')]),
@@ -71,6 +76,8 @@ CALLS: list[tuple[str, str, str, list[Call]]] = [
     ("chatglm3", "weather\n ```python\ntool_call(city='北京', days=[1, -2], now=True)\n```", "",
      [Call("weather", '{"city": "北京", "days": [1, -2], "now": true}')]),
     ("chatglm3", "\nf\ntool_call()", "", [F]),
+    ("chatglm3", "f\n``` tool_call()``` \n<|assistant|>f\ntool_call()", "", [F, F]),
+    ("chatglm3", r"f\ntool_call(x='\ud800')".replace(r"\n", "\n"), "", [Call("f", r'{"x": "\ud800"}')]),
     ("glm45", f"I look.\n{tagged('weather', city='北京', days='[1, 2]', now='true')}\n", "I look.",
      [Call("weather", '{"city": "北京", "days": [1, 2], "now": true}')]),
     ("glm45", "<tool_call>f\n</tool_call><tool_call>f</tool_call>", "", [F, F]),
@@ -78,6 +85,10 @@ CALLS: list[tuple[str, str, str, list[Call]]] = [
      [Call("weather", '{"city": "5", "days": "five", "now": "maybe"}')]),
     ("glm45", tagged("weather_at", x=" a\nb ", y="5", z="NaN"), "",
      [Call("weather_at", '{"x": " a\\nb ", "y": 5, "z": "NaN"}')]),
+    ("glm45", tagged("weather_at", x='["\\ud800"]', y="1e999", z="[-1e999]"), "",
+     [Call("weather_at", r'{"x": ["\ud800"], "y": "1e999", "z": "[-1e999]"}')]),
+    ("glm45", tagged("f", x="<tool_call>"), "", [Call("f", '{"x": "<tool_call>"}')]),
+    ("glm45", f"<tool_call> or <tool_call>\n{tagged('f')}", "<tool_call> or <tool_call>", [F]),
     ("glm45", tagged("f", x="1")[: -len("</tool_call>")], "", [Call("f", '{"x": 1}')]),
     ("qwen3_coder", functional("weather", city="北\n京", days='[{"a": 1}]', now="True"), "",
      [Call("weather", '{"city": "北\\n京", "days": [{"a": 1}], "now": true}')]),
@@ -101,6 +112,9 @@ TEXTS = [
     ("hermes", '<tool_call>{"name": "' + "f" * 1000 + '", "arguments": {}'),
     ("hermes", "<tool_call>" + " " * 1000 + '{"name": "f", "arguments": {}}'),
     ("hermes", '<tool_call>{"a": ' + "[" * 100_000),
+    ("hermes", r'<tool_call>{"arguments": {}, "name": "\ud800"}</tool_call>'),
+    ("hermes", '<tool_call>{"arguments": {"x": NaN}, "name": "f"}</tool_call>'),
+    ("hermes", '<tool_call>{"arguments": {"x": [1e999]}, "name": "f"}</tool_call>'),
     ("llama3", '{"name": "Bob", "parameters": {}}'),  # no tool's name
     ("llama3", '{"city": "Bonn"}'),
     ("llama3", 'Say {"name": "f", "parameters": {}}'),
@@ -116,6 +130,7 @@ TEXTS = [
     ("chatglm3", "f\n```python\ntool_call(**{'x': 1})\n```"),
     ("chatglm3", "f\ntool_call(x=1e999)"),  # no number that JSON has
     ("chatglm3", "f\n```python\nprint(1)\n```"),
+    ("chatglm3", "f\ntool_call() # and more"),
     ("chatglm3", "f\ntool_call(x=" + "(" * 10_000 + ")"),
 ]
 
@@ -165,6 +180,8 @@ def test_how_a_text_is_cut_does_not_matter(case: tuple[str, str, list[str]]) -> 
     assert read(form, *pieces) == whole
     assert read(form, *text) == whole
     told = parts(form, pieces)
+    for part in told:
+        assert not isinstance(part, Content) or text.startswith(part.text, part.at)
     assert [part.index for part in told if isinstance(part, CallBegin)] == list(range(len(whole.calls)))
     if not whole.calls:
         # The one mark that is left out between two answers, whichever they are.
@@ -196,3 +213,23 @@ def test_content_is_told_at_once(form: str) -> None:
         Content("Well:"),
         Content(" so" if form != "mistral" else " so <"),
     ]
+
+
+@pytest.mark.parametrize("space", [" ", "\n", "```", " ```"])
+def test_space_behind_a_call_is_read_once(space: str) -> None:
+    """Tried from each of its characters, it would take hours."""
+    text = "f\ntool_call()" + space * 1_000_000 + "x"
+    assert read("chatglm3", text) == Answer(content=text)
+
+
+@pytest.mark.parametrize("end", ["", "</tool_call>", "</arg_value>x</tool_call>", "</arg_value>x"])
+def test_what_stands_behind_many_markers_is_not_read_again_for_each(end: str) -> None:
+    sizes: list[int] = []
+
+    def reading(text: str) -> None:
+        sizes.append(len(text))
+
+    text = "<tool_call>f<arg_key>a</arg_key><arg_value>" * 1000 + end
+    parser = TaggedCalls(reading, FUNCTIONS)
+    assert Answer.of([*parser.feed(text), *parser.end()]) == read("glm45", text) == Answer(content=text)
+    assert sum(sizes) < 2 * len(text)

@@ -11,7 +11,6 @@ JSON once it is whole.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 
@@ -20,10 +19,12 @@ from llmserve.server.answers.tools.choices import anything_but, one_of, pattern
 from llmserve.server.answers.tools.first_line import AGAIN, FirstLineCalls
 from llmserve.server.answers.tools.form import Function, names_of, openai_id
 from llmserve.server.answers.tools.python_calls import ANY, keyword_rules, read_keywords
+from llmserve.server.answers.tools.written import as_json
 from llmserve.tokenizer import ChatPrompt
 from llmserve.tokenizer.prompts.chatglm3 import ChatGLM3Prompt
 
-CALL = re.compile(r"\s*(?:```\w*\s*)?(tool_call\(.*\))\s*(?:```)?\s*", re.DOTALL)
+BEGIN = re.compile(r"\s*(?:```\w*\s*)?(?=tool_call\()")
+FENCE = "```"
 
 
 class ChatGLM3:
@@ -65,8 +66,8 @@ class ChatGLM3:
 
 class ChatGLM3Calls(FirstLineCalls):
     def _in_call(self) -> bool:
-        call, again, _ = self._text.partition(AGAIN)
-        if not again and not self._ended:
+        call = self._up_to(AGAIN)
+        if call is None:
             return False
         arguments = _arguments(call)
         if arguments is None:
@@ -80,9 +81,9 @@ class ChatGLM3Calls(FirstLineCalls):
 
 def _arguments(text: str) -> str | None:
     """As JSON; None where it is no call with literals by name."""
-    match = CALL.fullmatch(text)
-    arguments = read_keywords(match[1]) if match else None
-    try:
-        return None if arguments is None else json.dumps(arguments, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
+    begin = BEGIN.match(text)
+    if begin is None:
         return None
+    call = text[begin.end() :].rstrip().removesuffix(FENCE).rstrip()
+    arguments = read_keywords(call) if call.endswith(")") else None
+    return None if arguments is None else as_json(arguments)

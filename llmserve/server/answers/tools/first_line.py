@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+from llmserve.server.answers.parts import Content
 from llmserve.server.answers.tools.call_parser import CallParser
 
 AGAIN = "<|assistant|>"
@@ -19,6 +20,7 @@ class FirstLineCalls(CallParser):
         super().__init__(AGAIN, self._in_first_line)
         self._names = names
         self._name = ""  # what the line said
+        self._space: Content | None = None  # before the mark of this answer, and not told yet
 
     @abstractmethod
     def _in_call(self) -> bool:
@@ -38,6 +40,18 @@ class FirstLineCalls(CallParser):
         return self._no_call()
 
     def _opened(self, space: str) -> None:
-        self._before = space
-        self._text = self._text[len(space) + len(AGAIN) :]
+        self._text = self._text[len(space) :]
+        self._space = self._content(space)
+        self._text = self._text[len(AGAIN) :]
         self._state = self._in_first_line
+
+    def _begin(self, name: str) -> None:
+        self._space = None
+        super()._begin(name)
+
+    def _no_call(self) -> bool:
+        if self._space is not None and self._space.text:
+            self._after_call = False
+            self._parts.append(self._space)
+        self._space = None
+        return super()._no_call()

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from llmserve.server.answers.tools.call_parser import CallParser
+from llmserve.server.answers.tools.written import as_json, as_text, is_text, no_number
 
 MAX_HEAD = 512
 """Characters of a call before its arguments; what is longer is none that a parser would wait for."""
@@ -172,12 +173,13 @@ class JsonCalls(CallParser):
 def _call(text: str) -> tuple[str, str] | None:
     """Name and arguments."""
     try:
-        value: Any = json.loads(text)
+        value: Any = json.loads(text, parse_constant=no_number)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not is_text(value["name"]):
         return None
     arguments = value.get("arguments", value.get("parameters", {}))
     if isinstance(arguments, str):
-        return value["name"], arguments
-    return (value["name"], json.dumps(arguments, ensure_ascii=False)) if isinstance(arguments, dict) else None
+        return value["name"], as_text(arguments)
+    written = as_json(arguments) if isinstance(arguments, dict) else None
+    return None if written is None else (value["name"], written)

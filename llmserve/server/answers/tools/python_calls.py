@@ -16,6 +16,8 @@ from llmserve.grammar import MAX_BYTES
 from llmserve.server.grammars import inline_schema, literal
 
 MAX_DEPTH = 64
+MOST = 10**15
+"""Of a number that a schema leaves open on one side; beyond it not every integer is a number of JSON's readers."""
 
 ANY = [
     r"""STRING: /'([^'\\\x00-\x1f\x7f]|\\['"\\nrt])*'|"([^"\\\x00-\x1f\x7f]|\\['"\\nrt])*"/""",
@@ -151,7 +153,7 @@ class _Rules:
                 pair = self._rule(f'STRING ": " {self._value(more, f"{at}.additionalProperties", depth + 1)}')
                 return f'"{{" ({pair} (", " {pair})*)? "}}"'
             case _ if asked:
-                return self._rule(inline_schema({"type": kind, **asked}))
+                return self._rule(inline_schema({"type": kind, **asked, **_sides(kind, asked)}))
             case _:
                 return kind.upper()
 
@@ -221,6 +223,17 @@ class _Rules:
                 f"tools has a schema that makes a grammar of more than {MAX_BYTES} characters; shorten it.",
                 param="tools",
             )
+
+
+def _sides(kind: str, asked: Mapping[str, Any]) -> dict[str, int]:
+    """What a number is to lie between where only one side, or none, is said: of more digits Python reads none."""
+    if _family(kind) != "number":
+        return {}
+    least, most = ((asked.get(key), asked.get(f"exclusive{key.title()}")) for key in ("minimum", "maximum"))
+    if any(isinstance(each, int | float) and abs(each) >= MOST for each in (*least, *most)):
+        return {}
+    sides = {"minimum": -MOST, "maximum": MOST}
+    return {key: side for (key, side), said in zip(sides.items(), (least, most), strict=True) if said == (None, None)}
 
 
 def _family(kind: str) -> str:

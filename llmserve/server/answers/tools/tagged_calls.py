@@ -13,6 +13,7 @@ from typing import Any
 from llmserve.server.answers.parts import Parser
 from llmserve.server.answers.tools.call_parser import CallParser
 from llmserve.server.answers.tools.form import Function, openai_id
+from llmserve.server.answers.tools.written import as_json, finite, no_number
 from llmserve.tokenizer import ChatPrompt
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
@@ -71,16 +72,27 @@ class TaggedCalls(CallParser):
             return False
         call = self._read(written)
         if call is None:
-            return self._no_call()
+            return self._not_read(written)
         name, texts = call
         properties = self._schemas.get(name, {}).get("properties")
         known = properties if isinstance(properties, Mapping) else {}
-        arguments = {key: meant(text, known.get(key)) for key, text in texts.items()}
+        arguments = as_json({key: meant(text, known.get(key)) for key, text in texts.items()})
+        if arguments is None:
+            return self._not_read(written)
         self._begin(name)
-        self._add_arguments(json.dumps(arguments, ensure_ascii=False))
+        self._add_arguments(arguments)
         self._text = self._text[len(written) + len(CLOSING) :]
         self._state = self._in_content
         return True
+
+    def _not_read(self, written: str) -> bool:
+        """A state's end. Of all markers before one that closes, only the first and the last can begin a call: each may
+        cost reading all that is there."""
+        if (last := written.rfind(OPENING)) > 0:
+            between = written[:last].rstrip()
+            self._before += between
+            self._text = self._text[len(between) :]
+        return self._no_call()
 
 
 def meant(text: str, schema: Any) -> Any:
@@ -89,7 +101,7 @@ def meant(text: str, schema: Any) -> Any:
     if kinds == {"string"}:
         return text
     try:
-        value = NAMES[text] if text in NAMES else json.loads(text, parse_constant=_no_number)
+        value = NAMES[text] if text in NAMES else json.loads(text, parse_constant=no_number, parse_float=finite)
     except (ValueError, RecursionError):
         return text
     return text if "string" in kinds and not kinds & KINDS[type(value)] else value
@@ -110,7 +122,3 @@ def _kinds(schema: Any) -> Iterator[str]:
 def _list(value: Any) -> list[Any]:
     """It is the client's, and may be anything."""
     return value if isinstance(value, list) else []
-
-
-def _no_number(name: str) -> Any:
-    raise ValueError(name)
