@@ -73,12 +73,12 @@ def test_yaml_that_cannot_be_read_is_one_sentence(tmp_path: Path, text: str) -> 
 def test_of_two_settings_of_one_name_none_is_taken_in_silence(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"c\.yaml cannot be read as YAML \('quant' is there twice"):
-        read_settings(tmp_path / "c.yaml", None)
+        read_chosen(tmp_path / "c.yaml", None)
 
 
 def test_what_an_anchor_brings_may_be_said_again(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("variants:\n  a: &a {quant: int8, tp_size: 2}\n  b: {<<: *a, quant: int4}")
-    assert read_settings(tmp_path / "c.yaml", "b") == {"quant": "int4", "tp_size": 2}
+    assert read_chosen(tmp_path / "c.yaml", "b").settings == {"quant": "int4", "tp_size": 2}
 
 
 def test_a_truth_value_is_no_number() -> None:
