@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is loaded, here and in child processes
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("llmserve", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("llmserve")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -144,7 +144,7 @@ def test_a_shard_with_a_damaged_header(engine: Path) -> None:
         ({"tp_size": 10**9}, "is damaged: tp_size: "),
         ({"tp_size": 0}, "is damaged: tp_size: "),
         ({"model": {"num_layers": 10**9}}, "is damaged: model.num_layers: "),
-        ({"model": {"sliding_windows": []}}, "is damaged: model: Value error, 0 sliding_windows for num_layers=1"),
+        ({"model": {"sliding_windows": []}}, "is damaged: model: 0 sliding_windows for num_layers=1"),
         ({"model": {"rope": {"theta": 0}}}, "is damaged: model.rope.theta: "),
     ],
 )
