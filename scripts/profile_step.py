@@ -112,6 +112,7 @@ def table(title: str, rounds: list[Counter[str]], steps: int) -> str:
 
 def main() -> None:
     options = arguments()
+    cores = sorted(os.sched_getaffinity(0))[: options.threads]  # before this thread is bound to one of them
     manifest = EngineDir.open(options.engine).manifest
     config = EngineConfig(
         threads=options.threads, max_num_seqs=options.batch, max_num_batched_tokens=max(options.prompt, 2048),
@@ -126,7 +127,6 @@ def main() -> None:
         profiled.until_all_decode(options.batch)
         decodes.append(profiled.seconds(STEPS))
         profiled.seconds(-1)
-    cores = sorted(os.sched_getaffinity(0))[: options.threads]
     print(table(f"a prompt of {options.prompt}", prefills, 1), end="\n\n")
     print(table(f"a step of {options.batch} sequences after {CONTEXT}", decodes, STEPS), end="\n\n")
     print(f"int8 products: {peak(cores, 's8') / 1e9:.0f} GOP/s; reading memory: {read_bandwidth(cores) / 1e9:.1f} GB/s")
