@@ -9,12 +9,15 @@ was not caught.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
+import venv
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +117,17 @@ def source_of(fault: Fault, root: Path = ROOT) -> Path:
     return root / "llmserve" / "tensorrt_llm" / f"{fault.module}.py"
 
 
+def environment(root: Path) -> str:
+    """A Python that finds what this one does, but the project in `root`: an editable install would be of this one."""
+    venv.create(root / ".venv", with_pip=False)
+    [folder] = (root / ".venv" / "lib").glob("python*/site-packages")
+    (folder / "mutant.pth").write_text(f"{root}\n{sysconfig.get_path('purelib')}\n")
+    kernels = importlib.util.find_spec("llmserve.ops.cpu.kernels")
+    if kernels is not None and kernels.origin is not None:
+        shutil.copy(kernels.origin, root / "llmserve" / "ops" / "cpu")
+    return str(root / ".venv" / "bin" / "python")
+
+
 def judge(fault: Fault) -> Outcome:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
@@ -123,7 +137,7 @@ def judge(fault: Fault) -> Outcome:
         shutil.copy(ROOT / "pyproject.toml", root)
         source = source_of(fault, root)
         source.write_text(source.read_text("utf-8").replace(fault.before, fault.after), "utf-8")
-        command = [sys.executable, "-m", "pytest", f"tests/tensorrt_llm/{fault.tests}", "-q", "-x"]
+        command = [environment(root), "-m", "pytest", f"tests/tensorrt_llm/{fault.tests}", "-q", "-x"]
         command += ["-p", "no:cacheprovider"]
         try:
             done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=TIME_LIMIT)
