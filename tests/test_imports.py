@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "layers": "quant ops comm config errors",
     "models": "layers ops config errors",
     "checkpoint": "config errors",
-    "checkpoint.text_files": "checkpoint tokenizer errors",
+    "checkpoint.text_files": "checkpoint tokenizer config errors",
     "checkpoint.ranks": "checkpoint models layers quant config errors",
     "checkpoint.build": "checkpoint checkpoint.ranks checkpoint.text_files models layers quant tokenizer config errors",
     "runtime": "models layers ops comm checkpoint scheduler config request errors",

@@ -26,7 +26,7 @@ from llmserve.checkpoint.ranks import (
 )
 from llmserve.checkpoint.source import Checkpoint
 from llmserve.checkpoint.tensor_file import TensorFileWriter
-from llmserve.checkpoint.text_files import load_tokenizer, text_files, tokenizer_sha256
+from llmserve.checkpoint.text_files import describe_left_out, load_tokenizer, text_files, tokenizer_sha256
 from llmserve.config import BuildConfig, Manifest, ModelConfig
 from llmserve.errors import BuildError, CheckpointError
 from llmserve.layers.parameter import Matrix, Parameter
@@ -219,8 +219,4 @@ def describe(report: BuildReport) -> list[tuple[str, str]]:
         ("before", readable_bytes(report.source_bytes)),
         ("after", f"{readable_bytes(report.engine_bytes)} ({ratio:.0%}), {report.bits_per_weight:.2f} bits per weight"),
     ]
-    if m.tokenizer_sha256 is None:
-        rows.append(("text", "none: the checkpoint has no vocabulary, so the engine takes and gives token ids only"))
-    if report.not_applied:
-        rows.append(("not applied", f"{', '.join(report.not_applied)} of generation_config.json: not supported yet"))
-    return rows
+    return rows + describe_left_out(m, report.not_applied)

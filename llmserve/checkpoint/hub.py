@@ -31,17 +31,11 @@ def fetch(repo: str, revision: str | None, also: tuple[str, ...]) -> Path:
 
     Raises CheckpointError in one sentence.
     """
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub import hf_hub_download
 
-    try:
-        info = HfApi().model_info(repo, revision=revision)
-        names = [file.rfilename for file in info.siblings or []]
-    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as e:
-        _refuse(repo, revision, e)
-    except Exception as e:  # which ones mean "no network" is a matter of the HTTP library that the hub's happens to use
-        return _from_cache(repo, revision, e)
-
+    names = _listed(repo, revision)
+    if isinstance(names, Path):
+        return names
     if "config.json" not in names:
         raise CheckpointError(f"{repo} of the hub is not a checkpoint that llmserve can build: it has no config.json.")
 
@@ -64,16 +58,11 @@ def fetch_config(repo: str, revision: str | None) -> Path:
 
     Raises CheckpointError in one sentence.
     """
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub import hf_hub_download
 
-    try:
-        info = HfApi().model_info(repo, revision=revision)
-        names = [file.rfilename for file in info.siblings or []]
-    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as e:
-        _refuse(repo, revision, e)
-    except Exception as e:  # see fetch
-        return _from_cache(repo, revision, e)
+    names = _listed(repo, revision)
+    if isinstance(names, Path):
+        return names
     if "config.json" not in names:
         raise CheckpointError(f"{repo} of the hub has no config.json, so there is nothing to plan with.")
     try:
@@ -81,6 +70,20 @@ def fetch_config(repo: str, revision: str | None) -> Path:
     except Exception as e:
         _refuse(repo, revision, e)
     return folders[0]
+
+
+def _listed(repo: str, revision: str | None) -> list[str] | Path:
+    """The names of its files; where the hub cannot be asked, the folder of the cache that has it."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        info = HfApi().model_info(repo, revision=revision)
+    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as e:
+        _refuse(repo, revision, e)
+    except Exception as e:  # which ones mean "no network" is a matter of the HTTP library that the hub's happens to use
+        return _from_cache(repo, revision, e)
+    return [file.rfilename for file in info.siblings or []]
 
 
 def _weights(repo: str, names: list[str], download: Callable[[str], Path]) -> list[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from llmserve.checkpoint.source import Checkpoint
+from llmserve.config import Manifest
 from llmserve.errors import CheckpointError, EngineDirError
 from llmserve.tokenizer import Tokenizer, vocabulary_files
 
@@ -32,3 +34,13 @@ def text_files(checkpoint: Checkpoint) -> list[Path]:
     """config.json comes along where there is a tokenizer: it says of which model, where its files do not."""
     config = [checkpoint.path / "config.json"] if vocabulary_files(checkpoint.path) else []
     return checkpoint.tokenizer_files() + config
+
+
+def describe_left_out(manifest: Manifest, not_applied: Sequence[str]) -> list[tuple[str, str]]:
+    """Rows for people: what of text and of generation_config.json (`not_applied`) the engine does without."""
+    rows = []
+    if manifest.tokenizer_sha256 is None:
+        rows.append(("text", "none: the checkpoint has no vocabulary, so the engine takes and gives token ids only"))
+    if not_applied:
+        rows.append(("not applied", f"{', '.join(not_applied)} of generation_config.json: not supported yet"))
+    return rows

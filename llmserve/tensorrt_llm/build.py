@@ -24,7 +24,7 @@ from llmserve.checkpoint.engine_dir import TENSORRT_LLM, EngineDirWriter, shard_
 from llmserve.checkpoint.folder import read_json
 from llmserve.checkpoint.ranks import checkpoint_dtype
 from llmserve.checkpoint.source import Checkpoint
-from llmserve.checkpoint.text_files import load_tokenizer, text_files, tokenizer_sha256
+from llmserve.checkpoint.text_files import describe_left_out, load_tokenizer, text_files, tokenizer_sha256
 from llmserve.config import Manifest, TensorRTLLMBuildConfig, TensorRTLLMFacts, first_problem
 from llmserve.errors import BuildError
 from llmserve.models import read_config
@@ -242,8 +242,4 @@ def describe(report: Report) -> list[tuple[str, str]]:
         ("before", readable_bytes(report.source_bytes)),
         ("after", f"{readable_bytes(report.engine_bytes)} ({ratio:.0%})"),
     ]
-    if m.tokenizer_sha256 is None:
-        rows.append(("text", "none: the checkpoint has no vocabulary, so the engine takes and gives token ids only"))
-    if report.not_applied:
-        rows.append(("not applied", f"{', '.join(report.not_applied)} of generation_config.json: not supported yet"))
-    return rows
+    return rows + describe_left_out(m, report.not_applied)
