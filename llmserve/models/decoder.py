@@ -111,7 +111,8 @@ class Decoder:
         """One step, with each layer's cache → this rank's columns of the logits, and hidden states.
 
         [R, share of the vocabulary] of the rows whose logits are wanted, and [S, hidden_size] of those of which that is
-        wanted which the head would read. No others go through the final norm, and only the former through the head.
+        wanted which the head would read. No others go through the last layer's feed-forward part and the final norm,
+        and only the former through the head.
         """
         angles = ops.angles(self._rotation)
         x, residual = self.embedding(ops), None
@@ -119,7 +120,9 @@ class Decoder:
         for layer, cache in zip(self.layers, caches, strict=True):
             x, residual = _normed(layer.attention_norm, x, residual, post, ops)
             x, post = layer.attention(x, angles, cache, ops), layer.attention_post_norm
-            x, residual = _normed(layer.mlp_norm, x, residual, post, ops)
+            # Nothing reads the other rows of the last layer any more: their keys and values are written by now.
+            add_norm = ops.wanted_norm if layer is self.layers[-1] else ops.add_norm
+            x, residual = add_norm(x, residual, layer.mlp_norm.handle, _handle(post))
             x, post = layer.mlp(x, ops), layer.mlp_post_norm
         x, hidden = ops.last_norm(x, residual, self.norm.handle, _handle(post))
         return self.head(x, ops), hidden

@@ -105,13 +105,18 @@ class Ops(Protocol):
     ) -> tuple[Array, Array]:
         """total = residual + post(x) → (norm(total), total); may add in place. post None: x as it is."""
 
+    def wanted_norm(
+        self, x: Array, residual: Array, norm: Normalisation, post: Normalisation | None
+    ) -> tuple[Array, Array]:
+        """add_norm of the R rows whose logits are wanted, then the S whose hidden states are: [R+S, H] both.
+
+        What follows has these rows alone.
+        """
+
     def last_norm(
         self, x: Array, residual: Array, norm: Normalisation, post: Normalisation | None
     ) -> tuple[Array, Array]:
-        """norm(residual + post(x)) of the R rows whose logits are wanted, and of the S that are wanted as they are.
-
-        → [R, H], [S, H], and nothing of any other row.
-        """
+        """x, residual [R+S, H], the wanted rows: norm(residual + post(x)) → [R, H], [S, H]."""
 
     def angles(self, rotation: Rotation) -> Array:
         """What the step's tokens are turned by; once for all layers."""

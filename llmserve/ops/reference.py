@@ -102,14 +102,17 @@ class ReferenceOps:
         total = (x if post is None else normalise(x, post)) + residual
         return normalise(total, norm), total
 
+    def wanted_norm(
+        self, x: Tensor, residual: Tensor, norm: Normalisation, post: Normalisation | None
+    ) -> tuple[Tensor, Tensor]:
+        rows = torch.cat((self._batch.logit_rows, self._batch.hidden_rows))
+        return self.add_norm(x[rows], residual[rows], norm, post)
+
     def last_norm(
         self, x: Tensor, residual: Tensor, norm: Normalisation, post: Normalisation | None
     ) -> tuple[Tensor, Tensor]:
-        of_logits, of_hidden = (
-            self.add_norm(x[rows], residual[rows], norm, post)[0]
-            for rows in (self._batch.logit_rows, self._batch.hidden_rows)
-        )
-        return of_logits, of_hidden
+        normed, _ = self.add_norm(x, residual, norm, post)
+        return normed[: len(self._batch.logit_rows)], normed[len(self._batch.logit_rows) :]
 
     def angles(self, rotation: Rotation) -> Angles:
         batch = self._batch

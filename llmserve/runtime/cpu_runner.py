@@ -77,7 +77,7 @@ class CpuRunner:
         paused = self._guarded(run)
         while paused:
             assert self._comm is not None
-            part = next(sums)(program.num_tokens)
+            part = next(sums)(program.paused_rows)
             part.copy_(self._comm.all_reduce(part))
             paused = self._guarded(program.run)
         logits = self._logits[: program.num_logits]

@@ -70,26 +70,34 @@ class Norm:
         return (wide - mean) * factor + self.bias.double(), size
 
 
-def compute(isa: str, threads: int, norm: Norm, forms: list[str], *, logits: int = 0) -> tuple[list[Rows], Tensor]:
-    """(the norm in each form, the residual after it). `logits`: only of the last so many rows."""
+def compute(
+    isa: str, threads: int, norm: Norm, forms: list[str], *, logits: int = 0, keep: bool = True
+) -> tuple[list[Rows], Tensor]:
+    """(the norm in each form, the residual after it). `logits`: only of the last so many rows, which go elsewhere.
+
+    `keep`: where the new residual is written at all.
+    """
     tokens, width = norm.residual.shape
-    deltas, total = ([F.pad(t, (0, padded(width) - width)).contiguous() for t in ts]
-                     for ts in (norm.deltas, (norm.residual,)))  # fmt: skip
+    deltas, (residual,) = ([F.pad(t, (0, padded(width) - width)).contiguous() for t in ts]
+                           for ts in (norm.deltas, (norm.residual,)))  # fmt: skip
+    total = torch.zeros(logits, padded(width)) if logits else residual
     outs = [new_rows(form, logits or tokens, width) for form in forms]
     vectors = [None if v is None else padded_vector(v) for v in (norm.weight, norm.bias, norm.post)]
 
     def record(p: Any) -> None:
         p.norm(
-            deltas=[at(d) for d in deltas], residual=at(total[0]), weight=at(vectors[0]), size=width, eps=norm.eps,
-            out=[out.handle for out in outs], gather=logits > 0, fresh=norm.fresh, bias=at(vectors[1]),
-            post=at(vectors[2]), post_eps=norm.post_eps,
+            deltas=[at(d) for d in deltas], residual=at(residual), total=at(total) if keep else 0,
+            weight=at(vectors[0]), size=width, eps=norm.eps, out=[out.handle for out in outs], gather=logits > 0,
+            fresh=norm.fresh, bias=at(vectors[1]), post=at(vectors[2]), post_eps=norm.post_eps,
         )  # fmt: skip
 
     run(isa, threads, tokens, record, logits=logits)
-    assert not total[0][total[0].isfinite().all(1), width:].any()
+    if logits or not keep:
+        assert same_bits(residual[:, :width], norm.residual)
+    assert not total[total.isfinite().all(1), width:].any()
     for out in outs:
         assert not out.data[:, width:][out.values().isfinite().all(1)].any()
-    return outs, total[0][:, :width]
+    return outs, total[:, :width]
 
 
 @st.composite
@@ -122,12 +130,14 @@ def test_norm(isa: str, norm: Norm, forms: list[str], data: st.DataObject) -> No
         assert ((after - total).abs() <= 32 * 2**-24 * size).all()
     for out in outs:
         assert near(out, *norm.of(after), 40)
-    # Only of rows that are wanted: the same numbers, and the residual stays as it was.
+    # Only of rows that are wanted, and with the sum left out: the same numbers, and the residual stays as it was.
     logits = data.draw(st.integers(1, len(after)))
-    wanted, left = compute(isa, data.draw(THREADS), norm, forms, logits=logits)
-    assert same_bits(left, norm.residual)
-    for out, every in zip(wanted, outs, strict=True):
+    wanted, sums = compute(isa, data.draw(THREADS), norm, forms, logits=logits)
+    assert same_bits(sums, after[-logits:])
+    unkept, _ = compute(isa, data.draw(THREADS), norm, forms, keep=False)
+    for out, alone, every in zip(wanted, unkept, outs, strict=True):
         assert same_bits(out.bits(), every.bits()[-logits:])
+        assert same_bits(alone.bits(), every.bits())
 
 
 @every_set

@@ -47,7 +47,7 @@ class Model:
         )  # fmt: skip
         p.attention(cache=cache, heads=HEADS, window=0, q=at(self.q), out=at(self.out), scale=1.0, softcap=0.0)
         p.norm(
-            deltas=[], residual=at(self.out), weight=at(self.weight), size=DIM, eps=1e-6,
+            deltas=[], residual=at(self.out), total=0, weight=at(self.weight), size=DIM, eps=1e-6,
             out=[kernels.rows("f32", DIM, at(self.last))], gather=True,
         )  # fmt: skip
 

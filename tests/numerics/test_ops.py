@@ -84,12 +84,15 @@ def test_silu_gated(tokens: int, inner: int, dtype: torch.dtype, seed: int) -> N
 
 @given(st.integers(1, 9), st.integers(1, 40), st.data())
 @few
-def test_last_norm_is_of_the_wanted_rows_and_no_others(tokens: int, size: int, data: st.DataObject) -> None:
+def test_the_norms_of_wanted_rows_are_of_those_and_no_others(tokens: int, size: int, data: st.DataObject) -> None:
     rows, hidden = (data.draw(st.lists(st.integers(0, tokens - 1), unique=True)) for _ in range(2))
     x, residual, weight = randn(tokens, size, seed=0), randn(tokens, size, seed=1), randn(size, seed=2)
     whole, _ = OPS.add_norm(x, residual, Normalisation(weight, 1e-6), None)
     ops = at_step(logit_rows=rows, hidden_rows=hidden)
-    got = ops.last_norm(x, residual, Normalisation(weight, 1e-6), None)
+    normed, total = ops.wanted_norm(x, residual, Normalisation(weight, 1e-6), None)
+    assert torch.equal(normed, whole[rows + hidden])
+    assert torch.equal(total, (x + residual)[rows + hidden])
+    got = ops.last_norm(x[rows + hidden], residual[rows + hidden], Normalisation(weight, 1e-6), None)
     assert torch.equal(got[0], whole[rows])
     assert torch.equal(got[1], whole[hidden])
 

@@ -118,6 +118,13 @@ class Recorder:
     ) -> tuple[Array, Array]:
         return self._norm([x], residual, residual, norm, post), residual
 
+    def wanted_norm(
+        self, x: Array, residual: Array, norm: Normalisation, post: Normalisation | None
+    ) -> tuple[Array, Array]:
+        """The program has what follows compute these rows alone."""
+        total = Array(x.width)
+        return self._norm([x], residual, total, norm, post), total
+
     def last_norm(
         self, x: Array, residual: Array, norm: Normalisation, post: Normalisation | None
     ) -> tuple[Array, Array]:
@@ -288,36 +295,40 @@ class Recorder:
     def _norm(
         self,
         deltas: list[Array],
-        total: Array,
-        written: Array | None,
+        residual: Array,
+        total: Array | None,
         norm: Normalisation,
         post: Normalisation | None,
         *,
         fresh: bool = False,
     ) -> Array:
-        """`total`: what deltas are added to (nothing, if `fresh`); `written`: where the sum stays, None: nowhere.
+        """`residual`: what deltas are added to (nothing, if `fresh`); `total`: where the sum stays, None: nowhere.
 
-        `post`: a norm of the deltas before they are added.
+        Of the wanted rows, if these are two arrays. `post`: a norm of the deltas before they are added.
         """
         assert post is None or post.bias is None
-        out = Array(total.width, of_logits=written is None)
-        total.forms.setdefault("f32", 0)
+        out, gather = Array(residual.width, of_logits=total is None), total is not None and total is not residual
+        residual.forms.setdefault("f32", 0)
+        if total is not None:
+            total.forms.setdefault("f32", 0)
         if self._team is not None:
-            total.common_at = self._shared.residual
+            if total is not None:
+                total.common_at = self._shared.wanted_residual if gather else self._shared.residual
             out.common_at = self._shared.normed(self._norms_recorded)
             self._norms_recorded += 1
 
         def emit() -> None:
             addresses = [a for x in deltas for a in self._parts(x)]
             self._program.norm(
-                deltas=addresses, residual=self._at(total), weight=norm.weight.address, size=total.width, eps=norm.eps,
-                out=[self._rows(out, form) for form in out.forms], gather=written is None, fresh=fresh,
+                deltas=addresses, residual=self._at(residual), total=self._at(total) if total else 0,
+                weight=norm.weight.address, size=residual.width, eps=norm.eps,
+                out=[self._rows(out, form) for form in out.forms], gather=gather, fresh=fresh,
                 bias=norm.bias.address if norm.bias else 0, post=post.weight.address if post else 0,
                 post_eps=post.eps if post else 0.0,
             )  # fmt: skip
 
-        reads: list[tuple[Array, Form]] = [(x, "f32") for x in deltas] + ([] if fresh else [(total, "f32")])
-        self._note(reads, [out] if written is None else [out, written], emit)
+        reads: list[tuple[Array, Form]] = [(x, "f32") for x in deltas] + ([] if fresh else [(residual, "f32")])
+        self._note(reads, [out, total] if total else [out], emit)
         if self._team is not None:
             self._note([], [], self._program.meet_ranks)
         return out

@@ -30,14 +30,19 @@ class SharedArea:
         """[max_tokens, width] fp32; all ranks use rank 0's, each its own rows."""
         return 2 * self._rows(4)
 
+    @property
+    def wanted_residual(self) -> int:
+        """Likewise, of the wanted rows alone: those it is made of are read by all."""
+        return 3 * self._rows(4)
+
     def normed(self, turn: int) -> int:
         """What the turn'th norm writes, in all forms that are read; rank 0's. Two places in turn, as for sums."""
-        return 3 * self._rows(4) + turn % 2 * self._rows(8)
+        return 4 * self._rows(4) + turn % 2 * self._rows(8)
 
     @property
     def logits(self) -> int:
         """[max_tokens, logits_width] fp32; all ranks write their columns into rank 0's."""
-        return 3 * self._rows(4) + 2 * self._rows(8)
+        return 4 * self._rows(4) + 2 * self._rows(8)
 
     @property
     def bytes(self) -> int:

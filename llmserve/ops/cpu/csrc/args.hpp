@@ -54,7 +54,8 @@ struct SoftcapArgs {
 struct NormArgs {
     const float* deltas[kMaxRanks];  // one [T, cols] a rank, in the order of ranks
     int num_deltas;
-    float* residual;      // [T, cols]
+    const float* residual;  // [T, cols]
+    float* total;           // where the new residual goes, a row for each of x's; null: nowhere
     const float* weight;  // [cols], zeros behind size
     const float* bias;    // alike, or null
     const float* post;    // alike: the weight of a norm without a bias, or null
@@ -63,7 +64,7 @@ struct NormArgs {
     int num_outputs;  // 1 or 2: the same numbers in different forms
     Rows x[2];
     bool fresh;      // residual starts from zero instead of what it holds
-    bool gather;  // only the rows that are wanted, closed up; residual is then not written
+    bool gather;  // only of the rows that are wanted, closed up; total is then another array than residual
 };
 
 // The table's row of each token's id, as fp32; zeros where the id lies on another rank.

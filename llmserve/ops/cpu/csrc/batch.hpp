@@ -13,6 +13,13 @@ struct Span {
     int32_t row;      // of the block table
 };
 
+// Whose rows an array of activations has.
+enum class RowsOf : uint8_t {
+    tokens,  // all of the step
+    wanted,  // those whose logits or hidden states are wanted, in the order of wanted_rows
+    logits,  // the first of these
+};
+
 struct Batch {
     int32_t num_tokens;
     const int32_t* tokens;     // [num_tokens]
@@ -25,6 +32,10 @@ struct Batch {
     int32_t num_logits, num_hidden;
     const int32_t* wanted_rows;  // [num_logits + num_hidden]: rows of the step whose logits are wanted, then those whose
                                  // hidden states behind the final norm are
+
+    int64_t count(RowsOf rows) const {
+        return rows == RowsOf::tokens ? num_tokens : rows == RowsOf::logits ? num_logits : num_logits + num_hidden;
+    }
 };
 
 }  // namespace llmserve

@@ -26,8 +26,9 @@ struct Gather final : OfRows {
     GatherArgs args;
     explicit Gather(const GatherArgs& a) : args(a) {}
     int64_t prepare(Step& step) override {
-        args.routes->assign(step.batch.num_tokens);
-        return (int64_t)step.batch.num_tokens * args.routes->per_token;
+        const int64_t tokens = step.batch.count(rows);
+        args.routes->assign(tokens);
+        return tokens * args.routes->per_token;
     }
     void run(Step&, int, int64_t begin, int64_t end) override {
         const Rows &x = args.x, &out = args.out;

@@ -64,6 +64,8 @@ template <int most, class F> SIMD void in_tiles(Tile t, int64_t begin, int64_t e
         t.ahead_step = i * share >= lines ? 0 : share * 64;
         t.ahead = rows == 1 ? t.w->panel(t.panel) + kPrefetch : next_panel + i * share * groups * 64;
         const int64_t n = next - at;
+        // Rows of out lie far apart: the lines that the tile's sums go to come while it is computed.
+        for (int64_t r = 0; r < n && n > 1; r++) prefetch(t.out + r * t.stride), prefetch(t.out + r * t.stride + 16);
         if (n == 1) f(Rowcount<1>(), t);
         if constexpr (most >= 2) if (n == 2) f(Rowcount<2>(), t);
         if constexpr (most >= 3) if (n == 3) f(Rowcount<3>(), t);

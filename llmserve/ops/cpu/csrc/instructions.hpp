@@ -10,7 +10,7 @@
 namespace llmserve {
 
 struct OfRows : Instruction {
-    int64_t prepare(Step& step) override { return step.batch.num_tokens; }
+    int64_t prepare(Step& step) override { return step.batch.count(rows); }
     int64_t grain() const override { return 4; }
 };
 
@@ -49,9 +49,9 @@ struct Norm final : OfRows {
     int64_t first = 0;
     Norm(const NormArgs& a, const Kernels& kernels, int rank, int ranks) : args(a), k(kernels), rank(rank), ranks(ranks) {}
     int64_t prepare(Step& step) override {
-        const int64_t rows = args.gather ? step.batch.num_logits + step.batch.num_hidden : step.batch.num_tokens;
-        first = rows * rank / ranks;
-        return rows * (rank + 1) / ranks - first;
+        const int64_t count = step.batch.count(rows);
+        first = count * rank / ranks;
+        return count * (rank + 1) / ranks - first;
     }
     void run(Step& step, int, int64_t begin, int64_t end) override {
         for (int64_t i = begin; i < end; i++) k.norm(args, step.batch, first + i);
@@ -77,7 +77,7 @@ struct Blocks {
     Blocks(int64_t rows, int64_t row_bytes, int64_t panels, int tile) : panels(panels), rows(rows) {
         int64_t fit = kCached / row_bytes / tile * tile;
         if (fit < 8 * tile) fit = 8 * tile;
-        count = (rows + fit - 1) / fit;
+        count = rows ? (rows + fit - 1) / fit : 1;
     }
     int64_t items() const { return rows ? panels * count : 0; }
     int64_t panel(int64_t item) const { return item % panels; }
@@ -92,12 +92,10 @@ struct Blocks {
 struct Gemm final : Instruction {
     GemmArgs args;
     const Kernels& k;
-    const bool of_logits;
     Blocks blocks;
-    Gemm(const GemmArgs& a, const Kernels& kernels, bool of_logits) : args(a), k(kernels), of_logits(of_logits) {}
+    Gemm(const GemmArgs& a, const Kernels& kernels) : args(a), k(kernels) {}
     int64_t prepare(Step& step) override {
-        const int64_t rows = of_logits ? step.batch.num_logits : step.batch.num_tokens;
-        blocks = Blocks(rows, Blocks::row_bytes(args.x), args.w.panels(), k.tile_rows);
+        blocks = Blocks(step.batch.count(rows), Blocks::row_bytes(args.x), args.w.panels(), k.tile_rows);
         return blocks.items();
     }
     void run(Step&, int, int64_t begin, int64_t end) override {
@@ -111,7 +109,7 @@ struct Gated final : Instruction {
     Blocks blocks;
     Gated(const GatedArgs& a, const Kernels& kernels) : args(a), k(kernels) {}
     int64_t prepare(Step& step) override {
-        blocks = Blocks(step.batch.num_tokens, Blocks::row_bytes(args.x), args.w.panels() / 2, k.tile_rows);
+        blocks = Blocks(step.batch.count(rows), Blocks::row_bytes(args.x), args.w.panels() / 2, k.tile_rows);
         const int64_t most = (blocks.rows + blocks.count - 1) / blocks.count;
         for (Memory& m : step.scratch) m.reserve(most * 64 * 4);
         return blocks.items();
@@ -128,7 +126,7 @@ struct Softcap final : Instruction {
     const Kernels& k;
     Softcap(const SoftcapArgs& a, const Kernels& kernels) : args(a), k(kernels) {}
     int64_t parts() const { return (args.cols + kColumns - 1) / kColumns; }
-    int64_t prepare(Step& step) override { return step.batch.num_logits * parts(); }
+    int64_t prepare(Step& step) override { return step.batch.count(rows) * parts(); }
     void run(Step&, int, int64_t begin, int64_t end) override {
         for (int64_t i = begin; i < end; i++) {
             const int64_t c = i % parts() * kColumns, stop = c + kColumns;

@@ -178,19 +178,19 @@ void bind_program(nb::module_& m) {
                           int64_t logn_from, uintptr_t growth) {
             p.angles({(const float*)inverse, pairs, factor, logn_from, (float*)cos, (float*)sin, (float*)growth});
         }, nb::kw_only(), "inverse"_a, "pairs"_a, "cos"_a, "sin"_a, "factor"_a = 1.0f, "logn_from"_a = 0, "growth"_a = 0)
-        .def("norm", [](Program& p, const std::vector<uintptr_t>& deltas, uintptr_t residual, uintptr_t weight,
-                        int64_t size, float eps, const std::vector<Rows>& out, bool gather, bool fresh, uintptr_t bias,
+        .def("norm", [](Program& p, const std::vector<uintptr_t>& deltas, uintptr_t residual, uintptr_t total,
+                        uintptr_t weight, int64_t size, float eps, const std::vector<Rows>& out, bool gather, bool fresh, uintptr_t bias,
                         uintptr_t post, float post_eps) {
             NormArgs a{};
             if (deltas.size() > kMaxRanks || out.empty() || out.size() > 2)
                 throw nb::value_error("a norm adds at most 64 terms and has 1 or 2 outputs");
             for (size_t i = 0; i < deltas.size(); i++) a.deltas[i] = (const float*)deltas[i];
-            a.num_deltas = (int)deltas.size(), a.residual = (float*)residual, a.weight = (const float*)weight;
+            a.num_deltas = (int)deltas.size(), a.residual = (const float*)residual, a.total = (float*)total, a.weight = (const float*)weight;
             a.size = size, a.eps = eps, a.gather = gather, a.fresh = fresh, a.num_outputs = (int)out.size();
             a.bias = (const float*)bias, a.post = (const float*)post, a.post_eps = post_eps;
             for (size_t i = 0; i < out.size(); i++) a.x[i] = out[i];
             p.norm(a);
-        }, nb::kw_only(), "deltas"_a, "residual"_a, "weight"_a, "size"_a, "eps"_a, "out"_a, "gather"_a = false, "fresh"_a = false,
+        }, nb::kw_only(), "deltas"_a, "residual"_a, "total"_a, "weight"_a, "size"_a, "eps"_a, "out"_a, "gather"_a = false, "fresh"_a = false,
            "bias"_a = 0, "post"_a = 0, "post_eps"_a = 0.0f)
         .def("convert", [](Program& p, uintptr_t in, int64_t stride, int64_t size, const Rows& out, const std::string& act) {
             p.convert({(const float*)in, stride, size, out, activation(act)});
@@ -247,6 +247,7 @@ void bind_program(nb::module_& m) {
         .def("finish", &Program::finish, nb::call_guard<nb::gil_scoped_release>(), "Waits for what start began; as run.")
         .def_prop_ro("ended", &Program::ended)
         .def_prop_ro("num_tokens", &Program::num_tokens)
+        .def_prop_ro("paused_rows", &Program::paused_rows)
         .def_prop_ro("num_logits", &Program::num_logits)
         .def_prop_ro("num_hidden", &Program::num_hidden)
         .def("profile", &Program::profile)

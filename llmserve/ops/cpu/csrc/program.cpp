@@ -63,44 +63,43 @@ uint8_t* Program::buffer(size_t bytes, bool huge) {
 
 void Program::embedding(const EmbeddingArgs& a) {
     if (a.positions.data) longest_ = std::min(longest_, a.positions.rows);
-    instructions_.push_back(std::make_unique<Embedding>(a, kernels_));
+    add<Embedding>(rows_, a, kernels_);
 }
-void Program::angles(const AngleArgs& a) { instructions_.push_back(std::make_unique<Angles>(a)); }
+void Program::angles(const AngleArgs& a) { add<Angles>(rows_, a); }
 void Program::norm(const NormArgs& a) {
-    instructions_.push_back(std::make_unique<Norm>(a, kernels_, team_ ? team_->rank() : 0, team_ ? team_->size() : 1));
+    if (a.gather) rows_ = RowsOf::wanted;
+    add<Norm>(rows_, a, kernels_, team_ ? team_->rank() : 0, team_ ? team_->size() : 1);
 }
-void Program::convert(const ConvertArgs& a) { instructions_.push_back(std::make_unique<Convert>(a, kernels_)); }
-void Program::gemm(const GemmArgs& a, bool of_logits) {
-    instructions_.push_back(std::make_unique<Gemm>(a, kernels_, of_logits));
-}
-void Program::gated(const GatedArgs& a) { instructions_.push_back(std::make_unique<Gated>(a, kernels_)); }
-void Program::rope(const RopeArgs& a) { instructions_.push_back(std::make_unique<Rope>(a, kernels_)); }
+void Program::convert(const ConvertArgs& a) { add<Convert>(rows_, a, kernels_); }
+void Program::gemm(const GemmArgs& a, bool of_logits) { add<Gemm>(of_logits ? RowsOf::logits : rows_, a, kernels_); }
+void Program::gated(const GatedArgs& a) { add<Gated>(rows_, a, kernels_); }
+void Program::rope(const RopeArgs& a) { add<Rope>(rows_, a, kernels_); }
 
-void Program::softcap(const SoftcapArgs& a) { instructions_.push_back(std::make_unique<Softcap>(a, kernels_)); }
+void Program::softcap(const SoftcapArgs& a) { add<Softcap>(RowsOf::logits, a, kernels_); }
 void Program::choose(std::shared_ptr<Routes> routes, const float* outputs, int64_t stride, bool with_shared) {
     if (routes->max_tokens() < limits_.max_tokens)
         throw std::invalid_argument("routes of " + std::to_string(routes->max_tokens()) + " tokens will not do for a step of " +
                                     std::to_string(limits_.max_tokens));
-    instructions_.push_back(std::make_unique<Choose>(std::move(routes), outputs, stride, with_shared));
+    add<Choose>(rows_, std::move(routes), outputs, stride, with_shared);
 }
-void Program::gather(const GatherArgs& a) { instructions_.push_back(std::make_unique<Gather>(a)); }
+void Program::gather(const GatherArgs& a) { add<Gather>(rows_, a); }
 void Program::experts_gated(const ExpertsArgs& a, const Rows& y, Activation activation) {
-    instructions_.push_back(std::make_unique<ExpertsGated>(a, y, activation, kernels_));
+    add<ExpertsGated>(rows_, a, y, activation, kernels_);
 }
 void Program::experts_down(const ExpertsArgs& a, float* y, int64_t stride) {
-    instructions_.push_back(std::make_unique<ExpertsDown>(a, y, stride, kernels_));
+    add<ExpertsDown>(rows_, a, y, stride, kernels_);
 }
-void Program::combine(const CombineArgs& a) { instructions_.push_back(std::make_unique<Combine>(a, kernels_)); }
+void Program::combine(const CombineArgs& a) { add<Combine>(rows_, a, kernels_); }
 
 void Program::attention(const AttentionArgs& args, int heads, int window) {
     AttentionArgs a = args;
     a.plan = plan_for(heads, args.cache.kv_heads, args.cache.head_dim, window);
-    instructions_.push_back(std::make_unique<Attention>(a, kernels_));
-    instructions_.push_back(std::make_unique<Merge>(a, kernels_));
+    add<Attention>(rows_, a, kernels_);
+    add<Merge>(rows_, a, kernels_);
 }
 
-void Program::meet_ranks() { instructions_.push_back(std::make_unique<MeetRanks>(team_)); }
-void Program::pause() { instructions_.push_back(std::make_unique<Pause>()); }
+void Program::meet_ranks() { add<MeetRanks>(rows_, team_); }
+void Program::pause() { add<Pause>(rows_); }
 
 AttentionPlan* Program::plan_for(int heads, int kv_heads, int head_dim, int window) {
     for (const Plan& p : plans_)
@@ -239,6 +238,7 @@ void Program::advance() {
                 since_ = t;
             }
             paused_ = candidate->pauses();
+            if (paused_) paused_rows_ = step_.batch.count(candidate->rows);
             if (!items) continue;
             const int64_t threads = (int64_t)shares_.size();
             for (int64_t t = 0; t < threads; t++)

@@ -53,6 +53,8 @@ struct Step {
 
 class Instruction {
   public:
+    RowsOf rows = RowsOf::tokens;  // that it computes
+
     virtual ~Instruction() = default;
     // Done by one thread before any item; how many independent items of work there are, maybe none.
     virtual int64_t prepare(Step& step) = 0;
@@ -74,7 +76,8 @@ class Program {
 
     void embedding(const EmbeddingArgs& args);
     void angles(const AngleArgs& args);
-    void norm(const NormArgs& args);  // of a team's ranks, each does its share of the rows
+    // Of a team's ranks, each does its share of the rows. What follows a norm that gathers has only the rows that it leaves.
+    void norm(const NormArgs& args);
     void convert(const ConvertArgs& args);
     void gemm(const GemmArgs& args, bool of_logits);
     void gated(const GatedArgs& args);
@@ -98,6 +101,8 @@ class Program {
     bool finish();
 
     int32_t num_tokens() const { return step_.batch.num_tokens; }
+    // Of the array that the program has paused for.
+    int64_t paused_rows() const { return paused_rows_; }
     int32_t num_logits() const { return step_.batch.num_logits; }
     int32_t num_hidden() const { return step_.batch.num_hidden; }
     const Kernels& kernels() const { return kernels_; }
@@ -120,6 +125,10 @@ class Program {
         std::unique_ptr<AttentionPlan> plan;
     };
 
+    template <class T, class... Args> void add(RowsOf rows, Args&&... args) {
+        instructions_.push_back(std::make_unique<T>(std::forward<Args>(args)...));
+        instructions_.back()->rows = rows;
+    }
     void set_out();
     bool outcome();
     void advance();
@@ -133,6 +142,7 @@ class Program {
     std::shared_ptr<Team> team_;
     std::vector<Memory> buffers_;
     std::vector<std::unique_ptr<Instruction>> instructions_;
+    RowsOf rows_ = RowsOf::tokens;  // of what is recorded next
     std::vector<Plan> plans_;  // one for each kind of attention in the model
 
     int64_t longest_;  // positions of a sequence, of which the block table and learned positions have no more
@@ -148,6 +158,7 @@ class Program {
     std::vector<Share> shares_;
     std::exception_ptr failure_;
     bool paused_ = false;
+    int64_t paused_rows_ = 0;
     bool started_ = false;  // threads are at work
 
     bool profiling_ = false;

@@ -96,7 +96,8 @@ SIMD F first_lanes(int64_t count) {
 
 inline void norm_row(const NormArgs& a, const Batch& batch, int64_t out_row) {
     const int64_t cols = a.x[0].cols, row = a.gather ? batch.wanted_rows[out_row] : out_row;
-    float* residual = a.residual + row * cols;
+    const float* residual = a.residual + row * cols;
+    float* sum_row = a.total ? a.total + out_row * cols : nullptr;
     const auto add = [&](F v, int64_t c) __attribute__((always_inline)) {
         for (int d = 0; d < a.num_deltas; d++) v = v + load(a.deltas[d] + row * cols + c);
         return v;
@@ -117,11 +118,11 @@ inline void norm_row(const NormArgs& a, const Batch& batch, int64_t out_row) {
     F squares = zero(), sum = zero();
     for (int64_t c = 0; c < cols; c += 16) {
         const F v = total(c);
-        if (!a.gather) store(residual + c, v);
+        if (sum_row) store(sum_row + c, v);
         squares = fma(v, v, squares);
         sum = sum + v;
     }
-    const auto value = [&](int64_t c) __attribute__((always_inline)) { return a.gather ? total(c) : load(residual + c); };
+    const auto value = [&](int64_t c) __attribute__((always_inline)) { return sum_row ? load(sum_row + c) : total(c); };
     const float mean = a.bias ? reduce_add(sum) / (float)a.size : 0;
     float spread = reduce_add(squares);
     if (a.bias) {
