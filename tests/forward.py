@@ -32,13 +32,23 @@ class Forward:
         """Of each of the sequence's next `tokens`: [tokens, vocabulary]."""
         if not self._computed:  # the sequence begins, and turns by what its prompt says
             self._variant = self._variants.of(len(tokens), len(tokens))
-        chunk = Chunk(0, self._computed, 0, tuple(tokens), self._blocks, len(tokens), self._variant)
+        return self._step(tokens, len(tokens))
+
+    def _step(self, tokens: list[int], logits: int) -> Tensor:
+        chunk = Chunk(0, self._computed, 0, tuple(tokens), self._blocks, logits, self._variant)
         self._computed += len(tokens)
         return self._runner.execute(StepPlan.of([chunk])).clone()
 
     def prefill_and_steps(self, prompt: list[int], steps: list[int]) -> Tensor:
         """[prompt + steps, vocabulary]: the prompt in one chunk, then one token at a time."""
         return torch.cat([self.logits(prompt), *(self.logits([token]) for token in steps)])
+
+    def served(self, prompt: list[int], steps: list[int]) -> Tensor:
+        """[1 + steps, vocabulary]: the prompt's last, after chunks of ten of which nothing is wanted; one at a time."""
+        self._variant = self._variants.of(len(prompt), len(prompt))
+        for start in range(0, len(prompt) - 1, 10):
+            assert not len(self._step(prompt[start : min(start + 10, len(prompt) - 1)], 0))
+        return torch.cat([self.logits([token]) for token in (prompt[-1], *steps)])
 
 
 def deviation(ours: Tensor, theirs: Tensor) -> float:

@@ -98,6 +98,8 @@ def floats(address: int, width: int) -> Callable[[int], Tensor]:
     """rows → [rows, width] fp32 at `address`, without a copy."""
 
     def view(rows: int) -> Tensor:
+        if not rows:
+            return torch.empty(0, width)  # frombuffer takes no empty memory
         memory = (ctypes.c_float * (rows * width)).from_address(address)
         return torch.frombuffer(memory, dtype=torch.float32).view(rows, width)
 

@@ -1,4 +1,4 @@
-"""An engine cut over ranks computes what the whole one computes."""
+"""An engine cut over ranks computes what the whole one computes, with all logits wanted or few."""
 
 from __future__ import annotations
 
@@ -53,6 +53,10 @@ def test_ranks_together_compute_what_one_computes(tmp_path: Path, size: int, con
         ranks = run_ranks(size, lambda comm: Forward(cut, comm).prefill_and_steps(PROMPT, STEPS), hosts=hosts)
         assert deviation(ranks[0], whole) < 1e-5
         assert all(torch.equal(rank, ranks[0]) for rank in ranks)
+        served = run_ranks(size, lambda comm: Forward(cut, comm).served(PROMPT, STEPS), hosts=hosts)
+        assert all(torch.equal(rank, ranks[0][len(PROMPT) - 1 :]) for rank in served)
     ranks = run_ranks(size, lambda comm: Forward(cut, comm, kernels="reference").prefill_and_steps(PROMPT, STEPS))
     assert deviation(ranks[0], whole) < 1e-5
     assert all(torch.equal(rank, ranks[0]) for rank in ranks)
+    served = run_ranks(size, lambda comm: Forward(cut, comm, kernels="reference").served(PROMPT, STEPS))
+    assert all(deviation(rank, whole[len(PROMPT) - 1 :]) < 1e-5 for rank in served)

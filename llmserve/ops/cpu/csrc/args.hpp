@@ -48,8 +48,8 @@ struct SoftcapArgs {
     float cap;
 };
 
-// residual += post(Σ over ranks of delta); x = residual / rms(residual) · weight (Zhang & Sennrich 2019), or with a bias
-// (residual - mean) / deviation · weight + bias (Ba et al. 2016); all in fp32. post is such a norm too, or nothing.
+// total = residual + post(Σ over ranks of delta); x = total / rms(total) · weight (Zhang & Sennrich 2019), or with a bias
+// (total - mean) / deviation · weight + bias (Ba et al. 2016); all in fp32. post is such a norm too, or nothing.
 // Columns from `size` to the padded width hold zeros, and stay so.
 struct NormArgs {
     const float* deltas[kMaxRanks];  // one [T, cols] a rank, in the order of ranks
