@@ -56,8 +56,16 @@ def new_reader() -> Executor:
     return ThreadPoolExecutor(1, "bodies")
 
 
+async def read_beside_others(request: Request, raw: bytes) -> Any:
+    """As `read_json`; a long one in the thread of `new_reader` that the request's app has."""
+    if len(raw) < LONG_BODY:
+        return read_json(raw)
+    reader: Executor = request.app.state.body_reader
+    return await asyncio.get_running_loop().run_in_executor(reader, read_json, raw)
+
+
 class JsonRoute(APIRoute):
-    """A route whose body FastAPI reads by `read_json`, a long one in the thread of `new_reader` that its app has."""
+    """A route whose body FastAPI reads by `read_beside_others`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -70,8 +78,4 @@ class JsonRoute(APIRoute):
 
 class _JsonRequest(Request):
     async def json(self) -> Any:
-        raw = await self.body()
-        if len(raw) < LONG_BODY:
-            return read_json(raw)
-        reader: Executor = self.app.state.body_reader
-        return await asyncio.get_running_loop().run_in_executor(reader, read_json, raw)
+        return await read_beside_others(self, await self.body())

@@ -74,8 +74,15 @@ def test_tools_are_told_of_in_a_thread_where_there_is_much_of_them(
 def test_long_bodies_are_read_in_a_thread(front: Front, long: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[int] = []
     monkeypatch.setattr(json_body, "read_json", watched(json_body.read_json, threads))
-    front.complete(max_tokens=1, user="x" * json_body.LONG_BODY if long else "x")
-    assert [thread != loops_thread(front) for thread in threads] == [long]
+    padding = "x" * json_body.LONG_BODY if long else "x"
+    front.complete(max_tokens=1, user=padding)
+    tensor = {"name": "text_input", "datatype": "BYTES", "shape": [1], "data": ["hi"]}
+    answers = [
+        front.post("/v2/models/tiny/infer", inputs=[tensor], id=padding, parameters={"max_tokens": 1}),
+        front.post("/v2/models/tiny/generate", text_input="hi", max_tokens=1, id=padding),
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert [thread != loops_thread(front) for thread in threads] == [long] * 3
 
 
 def test_long_bodies_are_read_one_after_the_other(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:

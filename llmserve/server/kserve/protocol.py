@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from llmserve.errors import RequestError
 from llmserve.server.errors import not_an_object, shown
-from llmserve.server.json_body import read_json
+from llmserve.server.json_body import read_beside_others
 from llmserve.server.protocol.body import Strict
 
 MAX_ENTRIES = 64
@@ -86,12 +86,13 @@ Kind = TypeVar("Kind", bound=BaseModel)
 
 async def read(request: Request, kind: type[Kind]) -> Kind:
     """Nothing counts as an empty object. Raises what `errors.answer` knows."""
-    return parse((await request.body()) or b"{}", kind)
+    return await parse(request, (await request.body()) or b"{}", kind)
 
 
-def parse(raw: bytes, kind: type[Kind]) -> Kind:
+async def parse(request: Request, raw: bytes, kind: type[Kind]) -> Kind:
+    """`raw`: the part of the request's body that is JSON."""
     try:
-        data = read_json(raw)
+        data = await read_beside_others(request, raw)
     except json.JSONDecodeError as e:
         raise RequestError(f"The body is not valid JSON ({e.msg} at character {e.pos}).") from None
     except (RecursionError, ValueError) as e:

@@ -122,7 +122,7 @@ def _model_routes(serving: Serving) -> APIRouter:
     async def infer(model: str, request: Request) -> Response:
         _check_model(serving, request)
         body, binary = _split(await request.body(), request)
-        asked = inference(parse(body, InferBody), binary)
+        asked = inference(await parse(request, body, InferBody), binary)
         generation = await start(serving, asked.body)
         try:
             with statistics.request(len(asked.texts)):
