@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from mutation import Fault
 
 
-@dataclass(frozen=True)
-class Fault:
-    title: str
-    module: str  # of llmserve.scheduler
-    before: str
-    after: str
+def _fault(title: str, module: str, before: str, after: str) -> Fault:
+    return Fault(title, f"scheduler/{module}", before, after, "tests/scheduler")
 
 
 def _pool(title: str, before: str, after: str) -> Fault:
-    return Fault(title, "block_pool", before, after)
+    return _fault(title, "block_pool", before, after)
 
 
 def _scheduler(title: str, before: str, after: str) -> Fault:
-    return Fault(title, "scheduler", before, after)
+    return _fault(title, "scheduler", before, after)
 
 
 def _step(title: str, before: str, after: str) -> Fault:
-    return Fault(title, "step", before, after)
+    return _fault(title, "step", before, after)
 
 
 def _sequence(title: str, before: str, after: str) -> Fault:
-    return Fault(title, "sequence", before, after)
+    return _fault(title, "sequence", before, after)
 
 
 FAULTS = (
@@ -201,20 +197,20 @@ FAULTS = (
         "            if len(self._running) == self.max_num_batched_tokens or not (",
         "            if not (",
     ),
-    Fault(
+    _fault(
         "the most urgent waits longest",
         "waiting",
         "self._lines[self._priorities[0]]",
         "self._lines[self._priorities[-1]]",
     ),
-    Fault(
+    _fault(
         "who comes back is behind the others",
         "waiting",
         "        self._line(seq).move_to_end(seq.id, last=False)\n",
         "",
     ),
-    Fault("the queue miscounts", "waiting", "        self._count -= 1\n", ""),
-    Fault(
+    _fault("the queue miscounts", "waiting", "        self._count -= 1\n", ""),
+    _fault(
         "the queue is walked by who leaves it",
         "waiting",
         "        del line[seq.id]\n",
@@ -253,23 +249,23 @@ FAULTS = (
         "return self._end(seq, Finish.ABORT) if seq else None",
         "return TokenEvent(request_id, None, Finish.ABORT)",
     ),
-    Fault("time is never up", "deadlines", "self._heap[0][0] <= now", "False"),
-    Fault("time is up too late", "deadlines", "self._heap[0][0] <= now", "self._heap[0][0] < now - 1"),
-    Fault(
+    _fault("time is never up", "deadlines", "self._heap[0][0] <= now", "False"),
+    _fault("time is up too late", "deadlines", "self._heap[0][0] <= now", "self._heap[0][0] < now - 1"),
+    _fault(
         "time is up for one who has ended",
         "deadlines",
         "            if self._moment_of.get(request_id) == moment:\n",
         "            if True:\n",
     ),
-    Fault("deadlines pile up", "deadlines", "len(self._heap) > 2 * len(self._moment_of) + 64", "False"),
+    _fault("deadlines pile up", "deadlines", "len(self._heap) > 2 * len(self._moment_of) + 64", "False"),
     # the wire
-    Fault(
+    _fault(
         "words are not checked for their number",
         "plan",
         "len(words) != HEADER_WORDS + CHUNK_WORDS * chunks + tokens + blocks",
         "False",
     ),
-    Fault("negative words pass", "plan", " or min(words) < 0:", ":"),
-    Fault("chunks without tokens pass", "plan", "0 in lengths or ", ""),
-    Fault("more rows than tokens pass", "plan", "heads[7::CHUNK_WORDS])\n", "[0] * chunks)\n"),
+    _fault("negative words pass", "plan", " or min(words) < 0:", ":"),
+    _fault("chunks without tokens pass", "plan", "0 in lengths or ", ""),
+    _fault("more rows than tokens pass", "plan", "heads[7::CHUNK_WORDS])\n", "[0] * chunks)\n"),
 )
