@@ -53,7 +53,7 @@ def ranks(server: Server) -> list[psutil.Process]:
     found = []
     for process in server.processes():
         with suppress(psutil.NoSuchProcess):
-            if process.name().startswith("python") and "llmserve.engine.rank" in process.cmdline():
+            if process.name().startswith("python") and "llmserve.engine.rank" in " ".join(process.cmdline()):
                 found.append(process)
     return found
 

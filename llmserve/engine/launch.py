@@ -13,6 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
+import llmserve
 from llmserve.config import EngineConfig, Frozen, ServerConfig
 from llmserve.errors import ConfigError
 
@@ -38,7 +39,7 @@ def launched_by_mpi() -> bool:
 
 def rank_command(options: RankOptions, tp_size: int) -> list[str]:
     """The command that runs all ranks of an engine: one process, or tp_size of them under mpirun."""
-    rank = [sys.executable, "-m", "llmserve.engine.rank", options.model_dump_json()]
+    rank = [*module_command("llmserve.engine.rank"), options.model_dump_json()]
     if tp_size == 1:
         return rank
     # Ranks share out the cores among themselves (runtime.load.use_threads), so MPI is to bind nothing.
@@ -51,7 +52,18 @@ def rank_command(options: RankOptions, tp_size: int) -> list[str]:
 def front_command(engine: Path, endpoint: str, server: ServerConfig) -> list[str]:
     """The command that runs the front of an engine which will connect to `endpoint`."""
     options = {"engine": str(engine), "endpoint": endpoint, "server": server.model_dump(mode="json")}
-    return [sys.executable, "-m", "llmserve.server.main", json.dumps(options)]
+    return [*module_command("llmserve.server.main"), json.dumps(options)]
+
+
+def module_command(module: str) -> list[str]:
+    """Runs a module of this installation. `-m` would take one in the current folder, as in a clone, for it."""
+    root = str(Path(os.path.abspath(llmserve.__file__)).parents[1])
+    code = (
+        "import runpy, sys; sys.path[:] = filter(None, sys.path); "
+        f"{root!r} in sys.path or sys.path.insert(0, {root!r}); "
+        f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    )
+    return [sys.executable, "-c", code]
 
 
 def allowed_cores() -> set[int]:

@@ -87,7 +87,7 @@ def _executor(engine: Path) -> str:
 
 
 def main() -> int:
-    """`python -m llmserve.engine.rank OPTIONS`, started by whoever holds the front, and told by it when to stop.
+    """As `python -m llmserve.engine.rank OPTIONS`, started by whoever holds the front, and told by it when to stop.
 
     A signal is no such wish here: it is how mpirun ends the ranks when one has died.
     """

@@ -2,8 +2,8 @@
 
 Its exit code is 0 after a wanted stop, and 1 when the engine died or never came. Two ways in:
 
-* the engine's rank 0 started it (`python -m llmserve.server.main JSON`, with FrontConfig's fields): it lives until the
-  engine's connection ends, and long enough beyond to tell every client why;
+* the engine's rank 0 started it (as `python -m llmserve.server.main JSON` would, with FrontConfig's fields): it lives
+  until the engine's connection ends, and long enough beyond to tell every client why;
 * it is the parent: `serve` is given `engine_process`, which starts the engine and reports its exit code.
 """
 

@@ -26,6 +26,7 @@ from llmserve.checkpoint.ranks import checkpoint_dtype
 from llmserve.checkpoint.source import Checkpoint
 from llmserve.checkpoint.text_files import describe_left_out, load_tokenizer, text_files, tokenizer_sha256
 from llmserve.config import Manifest, TensorRTLLMBuildConfig, TensorRTLLMFacts, first_problem
+from llmserve.engine.launch import module_command
 from llmserve.errors import BuildError
 from llmserve.models import read_config
 from llmserve.models.generation import read_generation
@@ -177,7 +178,7 @@ def run_apart(options: Options, work: Path) -> Result:
     who = "calibrating" if options.step == "calibrate" else f"building rank {options.rank}"
     log, result = work / "log", Path(options.result)
     result.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "llmserve.tensorrt_llm.rank_build", options.model_dump_json()]
+    command = [*module_command("llmserve.tensorrt_llm.rank_build"), options.model_dump_json()]
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
         try:
