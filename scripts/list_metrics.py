@@ -16,8 +16,8 @@ that its dashboards need another prefix and no more. Every metric has the label 
 histograms have `_bucket`, `_sum` and `_count`. Those that the front itself counts have a gauge beside them that ends in
 `_created` instead, the Unix time at which they began to count. A *request* is one choice of one prompt: a call with
 `n: 3` is three. Times are as the front sees them: from the moment a request is admitted, until its token has come from
-the engine (not until a slow client has read it). How long a request waited in the queue only the engine knows, which
-does not tell.
+the engine (not until a slow client has read it). How long a request waited in the queue is not
+exported.
 This page is written by `scripts/list_metrics.py`.
 
 | metric | kind | labels | meaning and unit |

@@ -29,7 +29,7 @@ setup() {
             .venv/bin/pip install -q --disable-pip-version-check \
                 ${LLMSERVE_TORCH_INDEX:+--index-url "$LLMSERVE_TORCH_INDEX"} torch==2.13.0
         fi
-        echo "setup: installing llmserve[$extra] and compiling its CPU kernels (a minute)"
+        echo "setup: installing llmserve[$extra] and compiling its CPU kernels (two minutes or more)"
         .venv/bin/pip install -q --disable-pip-version-check -e ".[$extra]"
         echo "$wanted" > "$stamp"
     fi

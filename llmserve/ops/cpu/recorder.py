@@ -46,7 +46,7 @@ class Recorder:
     ) -> None:
         """`program`: kernels.Program, empty. `team`: kernels.Team, or None where ranks do not share memory."""
         self.sums: list[Place] = []
-        """What the program's pauses are for, in order: the caller adds up num_tokens rows over all ranks, in place."""
+        """What the program's pauses are for, in order: the caller adds up so many `paused_rows` over all ranks."""
         self._kernels = load_kernels()
         self._program = program
         self._isa = isa
