@@ -79,7 +79,7 @@ def leave(front: Front, path: str, body: dict[str, Any], reading: Reading) -> No
     with socket.create_connection((url.host, url.port or 80)) as client:
         head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
         client.sendall(head.encode() + b"\r\n\r\n" + content)
-        wait_for(lambda: len(reading.waited) > waited)
+        wait_for(lambda: len(reading.waited) > waited and reading.begun)  # the first is being read by now
 
 
 @pytest.mark.parametrize("path", sorted(BODIES))
