@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -467,11 +468,13 @@ def instructions(work: Callable[[], None]) -> int:
         return trace
 
     before = sys.gettrace()
+    gc.disable()  # others have it call them (`gc.callbacks`), and that would count
     sys.settrace(trace)
     try:
         work()
     finally:
         sys.settrace(before)
+        gc.enable()
     return count
 
 
