@@ -179,13 +179,14 @@ void bind_program(nb::module_& m) {
             p.angles({(const float*)inverse, pairs, factor, logn_from, (float*)cos, (float*)sin, (float*)growth});
         }, nb::kw_only(), "inverse"_a, "pairs"_a, "cos"_a, "sin"_a, "factor"_a = 1.0f, "logn_from"_a = 0, "growth"_a = 0)
         .def("norm", [](Program& p, const std::vector<uintptr_t>& deltas, uintptr_t residual, uintptr_t total,
-                        uintptr_t weight, int64_t size, float eps, const std::vector<Rows>& out, bool gather, bool fresh, uintptr_t bias,
-                        uintptr_t post, float post_eps) {
+                        uintptr_t weight, int64_t size, float eps, const std::vector<Rows>& out, bool gather, bool fresh,
+                        uintptr_t bias, uintptr_t post, float post_eps) {
             NormArgs a{};
             if (deltas.size() > kMaxRanks || out.empty() || out.size() > 2)
                 throw nb::value_error("a norm adds at most 64 terms and has 1 or 2 outputs");
             for (size_t i = 0; i < deltas.size(); i++) a.deltas[i] = (const float*)deltas[i];
-            a.num_deltas = (int)deltas.size(), a.residual = (const float*)residual, a.total = (float*)total, a.weight = (const float*)weight;
+            a.num_deltas = (int)deltas.size(), a.residual = (const float*)residual, a.total = (float*)total;
+            a.weight = (const float*)weight;
             a.size = size, a.eps = eps, a.gather = gather, a.fresh = fresh, a.num_outputs = (int)out.size();
             a.bias = (const float*)bias, a.post = (const float*)post, a.post_eps = post_eps;
             for (size_t i = 0; i < out.size(); i++) a.x[i] = out[i];
