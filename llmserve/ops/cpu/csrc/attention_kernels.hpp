@@ -72,7 +72,7 @@ inline __attribute__((noinline)) void scores(const ScoreArgs& a, const KVTile* t
 #pragma GCC unroll 8
             for (int v = 0; v < N; v++) w[v] = load_bytes(k[v] + i * 64);
 #pragma GCC unroll 8
-            for (int v = 0; v < Ahead; v++) prefetch_soon(ahead[v] + i * 64);
+            for (int v = 0; v < Ahead; v++) prefetch(ahead[v] + i * 64);
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++) {
                 const I x = splat(q[r * stride + i]);
@@ -95,7 +95,7 @@ inline __attribute__((noinline)) void scores(const ScoreArgs& a, const KVTile* t
 #pragma GCC unroll 8
             for (int v = 0; v < N; v++) w[v] = load_bytes(k[v] + i * 64);
 #pragma GCC unroll 8
-            for (int v = 0; v < Ahead; v++) prefetch_soon(ahead[v] + i * 64);
+            for (int v = 0; v < Ahead; v++) prefetch(ahead[v] + i * 64);
 #pragma GCC unroll 8
             for (int r = 0; r < R; r++) {
                 const I x = splat(q[r * stride + i]), y = splat(q[r * stride + steps + i]);
@@ -149,7 +149,7 @@ inline __attribute__((noinline)) void weigh(const WeighArgs& a, int vec, const K
 #pragma GCC unroll 8
                 for (int v = 0; v < N; v++) w[v] = load_bytes(values + v * 64);
 #pragma GCC unroll 8
-                for (int v = 0; v < Ahead; v++) prefetch_soon(ahead + v * 64);
+                for (int v = 0; v < Ahead; v++) prefetch(ahead + v * 64);
 #pragma GCC unroll 8
                 for (int r = 0; r < R; r++) {
                     const I x = splat(p[r * stride + i]);
@@ -179,7 +179,7 @@ inline __attribute__((noinline)) void weigh(const WeighArgs& a, int vec, const K
 #pragma GCC unroll 8
                 for (int v = 0; v < N; v++) w[v] = load_bytes(values + v * 64);
 #pragma GCC unroll 8
-                for (int v = 0; v < Ahead; v++) prefetch_soon(ahead + v * 64);
+                for (int v = 0; v < Ahead; v++) prefetch(ahead + v * 64);
 #pragma GCC unroll 8
                 for (int r = 0; r < R; r++) {
                     const I x = splat(p[r * stride + i]), y = splat(p[r * stride + a.low_offset + i]);

@@ -30,7 +30,7 @@ double read_bytes(const void* p, int64_t bytes) {
 #pragma GCC unroll 8
         for (int k = 0; k < 8; k++) {
             sum[k] = sum[k] + load_bytes(at + 64 * k);
-            prefetch_soon(at + 64 * k + kReadAhead);
+            prefetch(at + 64 * k + kReadAhead);
         }
     }
     for (int k = 1; k < 8; k++) sum[0] = sum[0] + sum[k];

@@ -71,7 +71,7 @@ template <int R, WeightKind kind, bool Zero, bool Pairs> inline void tile_float(
     F acc[R];
     F zero_point = splat(8.0f);
     for (int64_t k0 = 0; k0 < cols; k0 += 32, w += step) {
-        for (const uint8_t* end = ahead + t.ahead_step; ahead < end; ahead += 64) R == 1 ? prefetch_soon(ahead) : prefetch(ahead);
+        for (const uint8_t* end = ahead + t.ahead_step; ahead < end; ahead += 64) prefetch(ahead);
         const int64_t group = U4 ? k0 / t.w->group * kPanel + scales : 0;
         if (Zero) zero_point = to_float(load_u8(t.w->zero + group));
         for (int r = 0; r < R; r++) acc[r] = U4 ? llmserve::LLMSERVE_ISA::zero() : sum[r][0];

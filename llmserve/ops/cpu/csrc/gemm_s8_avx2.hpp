@@ -101,7 +101,7 @@ template <int R, bool U4, bool Zero> inline void tile_few(const Tile& t) {
     const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1), sixteens = _mm256_set1_epi16(16);
     alignas(32) float sum[R][kPanel] = {};
     for (int64_t g = 0; g < groups; g++, w += kUnits * 128) {
-        for (const uint8_t* end = ahead + t.ahead_step; ahead < end; ahead += 64) R == 1 ? prefetch_soon(ahead) : prefetch(ahead);
+        for (const uint8_t* end = ahead + t.ahead_step; ahead < end; ahead += 64) prefetch(ahead);
         for (int vec = 0; vec < kVecs; vec += V) {
             __m256i acc[kParts][R][V];
             for (int r = 0; r < R; r++) again(x[r]);
@@ -179,7 +179,7 @@ inline void tile_block(const Tile& t, int64_t begin, int64_t end, const __m256i*
     const uint8_t* x[R];
     for (int r = 0; r < R; r++) {
         const int8_t* row = (const int8_t*)t.x->data + (t.row + r) * t.x->cols + begin;
-        for (int64_t c = 0; c < end - begin; c += 64) prefetch_soon(row + R * t.x->cols + c);  // of the next tile
+        for (int64_t c = 0; c < end - begin; c += 64) prefetch(row + R * t.x->cols + c);  // of the next tile
         if constexpr (!U4) widen(row, end - begin, wide[r]);
         x[r] = U4 ? (const uint8_t*)row : (const uint8_t*)wide[U4 ? 0 : r];
         for (int c = 0; c < kPanel; c += 16) store(sum[r] + c, begin ? load(t.out + r * t.stride + c) : zero());

@@ -24,7 +24,11 @@ template <int R, int V> SIMD void multiply(I (&acc)[R][V], const I (&w)[V], cons
     }
 }
 
-// Quantised activations: integer dot products, exact, per group of 32.
+// The bits of 1.5 · 2²³ as a float: n more of them, |n| < 2²², are those of 1.5 · 2²³ + n. A sum of products that starts here
+// is a float as it stands, and less what the offset of the weights adds to it, exact: conversions would hold up the products.
+constexpr int32_t kFloatBits = 0x4b400000;
+
+// Quantised activations: integer dot products, exact, per group of 32, at most 32 · 255 · 127 in size.
 template <int R, int V, bool U4, bool Zero> inline void tile_s8(const Tile& t) {
     const int64_t groups = t.x->cols / kQuantGroup;
     const int8_t* x[R];
@@ -39,7 +43,7 @@ template <int R, int V, bool U4, bool Zero> inline void tile_s8(const Tile& t) {
     const int64_t per = U4 ? t.w->group / kQuantGroup : 1, wgroups = U4 ? groups / per : 0;
     const uint16_t* ws = U4 ? (const uint16_t*)t.w->scale + t.panel * wgroups * kPanel + t.vec * 16 : nullptr;
     const uint8_t* zero = Zero ? t.w->zero + t.panel * wgroups * kPanel + t.vec * 16 : nullptr;
-    const I low = splat(0x0f0f0f0f);
+    const I low = splat(0x0f0f0f0f), bits = splat(kFloatBits);
     F sum[R][V];
     const uint8_t* ahead = t.ahead;
     for (int r = 0; r < R; r++)
@@ -47,15 +51,9 @@ template <int R, int V, bool U4, bool Zero> inline void tile_s8(const Tile& t) {
     int64_t until = 0;
     for (int64_t g = 0; g < groups; g++) {
         I acc[R][V];
-        for (const uint8_t* end = ahead + t.ahead_step; ahead < end; ahead += 64) R == 1 ? prefetch_soon(ahead) : prefetch(ahead);
-        for (int r = 0; r < R; r++) {
-            I start = splat(sums[r][g]);
-            if (!U4) start = shl<4>(start);
-            for (int v = 0; v < V; v++) {
-                acc[r][v] = start;
-                if (Zero) acc[r][v] = splat(sums[r][g] / 8) * load_u8(zero + v * 16);
-            }
-        }
+        for (const uint8_t* end = ahead + t.ahead_step; ahead < end; ahead += 64) prefetch(ahead);
+        for (int r = 0; r < R; r++)
+            for (int v = 0; v < V; v++) acc[r][v] = bits;
         if (U4) {
 #pragma GCC unroll 4
             for (int q = 0; q < 8; q += 2) {
@@ -76,10 +74,13 @@ template <int R, int V, bool U4, bool Zero> inline void tile_s8(const Tile& t) {
             }
         }
         for (int r = 0; r < R; r++) {
-            F s = splat(xs[r][g]);
+            const F s = splat(xs[r][g]);
+            I mend = splat(sums[r][g]);
+            if (!U4) mend = shl<4>(mend);
             for (int v = 0; v < V; v++) {
-                F both = U4 ? s * load_f16(ws + v * 16) : s;
-                sum[r][v] = fused(to_float(acc[r][v]), both, sum[r][v]);
+                if (Zero) mend = splat(sums[r][g] / 8) * load_u8(zero + v * 16);
+                const F both = U4 ? s * load_f16(ws + v * 16) : s;
+                sum[r][v] = fused(as_float(acc[r][v]) - as_float(bits - mend), both, sum[r][v]);
             }
         }
         if (U4 && g + 1 == until + per) {  // the next group of weights begins
