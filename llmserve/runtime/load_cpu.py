@@ -66,8 +66,9 @@ def load_cpu(
     check_memory(kv, comm.size if team else 1)  # after the ranks have talked, for it may fail on one of them alone
     # Threads of torch would only be in the way: what it is still asked to do is small.
     torch.set_num_threads(1)
+    pool = _pool(kernels, cores)
     program = kernels.Program(
-        _pool(kernels, cores), isa.name, max_tokens=most, rows=config.max_num_seqs,
+        pool, isa.name, max_tokens=most, rows=config.max_num_seqs,
         columns=-(-kv.max_model_len // kv.block_size), num_blocks=kv.num_blocks, block_size=kv.block_size,
         vocab_size=shape.vocab_size, variants=1 + len(kv.variants.lengths), team=team,
     )  # fmt: skip
@@ -98,7 +99,7 @@ def load_cpu(
         shape.hidden_size,
         [recorder, model],
     )
-    sampler = CpuSampler(isa.name)
+    sampler = CpuSampler(isa.name, pool)
     announce(comm, recorder, sampler, kv, config, shape)
     return Loaded(runner, sampler, kv)
 

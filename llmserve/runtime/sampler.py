@@ -71,13 +71,15 @@ def _mix(x: int) -> int:
 
 
 class CpuSampler:
-    """One call into the extension for all rows (csrc/sampling.hpp); the logits are read where they lie."""
+    """One call into the extension for all rows (csrc/sampling.hpp); the logits are read where they lie.
 
-    def __init__(self, isa: str) -> None:
+    `pool`: the rank's threads, which share the rows; to be called while they have nothing else to do. Without, it is
+    the caller's own work."""
+
+    def __init__(self, isa: str, pool: Any | None = None) -> None:
         self.name = f"CPU kernels ({isa})"
-        self._isa = isa
         kernels = load_kernels()
-        self._sample_rows = kernels.sample_rows
+        self._rows = kernels.RowSampler(isa, pool)
         self._errors = {kernels.NOT_NUMBERS: _NOT_NUMBERS, kernels.NO_TOKEN: _NO_TOKEN}
 
     def prepare(self, wants: list[Want]) -> Sample:
@@ -96,8 +98,8 @@ class CpuSampler:
                 raise ValueError(f"the CPU sampler reads fp32 rows in memory, not {logits.dtype} on {logits.device}")
             if len(logits) != len(wants):
                 raise ValueError(f"{len(logits)} rows of logits for {len(wants)} tokens")
-            rows = self._sample_rows(
-                self._isa, logits.data_ptr(), len(wants), logits.stride(0), logits.shape[1],
+            rows = self._rows.sample(
+                logits.data_ptr(), len(wants), logits.stride(0), logits.shape[1],
                 temperatures, top_ks, top_ps, min_ps, us, logprobs, edits, given,
             )  # fmt: skip
             return [self._sampled(row) for row in rows]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from llmserve.runtime.sampler import CpuSampler, TorchSampler, Want, uniform
 from tests.kernels import KERNELS as SETS
 
 try:
-    from llmserve.ops.cpu.kernels import NO_TOKEN, NOT_NUMBERS, sample_rows
+    from llmserve.ops.cpu.kernels import NO_TOKEN, NOT_NUMBERS, Pool, RowSampler
 except ImportError as e:
     pytest.skip(f"the CPU extension is not built: {e}", allow_module_level=True)
 
@@ -45,11 +46,15 @@ class Ask:
         return Edits(banned=array("i", self.banned)) if self.banned else None
 
 
-def ask_kernel(isa: str, rows: np.ndarray, asks: list[Ask]) -> list[Any]:
+@cache
+def pool_of(threads: int) -> Any:
+    return Pool([], threads)
+
+
+def ask_kernel(isa: str, rows: np.ndarray, asks: list[Ask], pool: Any | None = None) -> list[Any]:
     """rows [R, vocab] fp32, one ask a row."""
     assert rows.dtype == np.float32
-    return sample_rows(
-        isa,
+    return RowSampler(isa, pool).sample(
         rows.ctypes.data,
         len(rows),
         rows.strides[0] // 4,
@@ -308,6 +313,8 @@ def test_a_row_yields_the_same_alone_among_others_and_wherever_it_lies(
         assert ask_kernel(isa, logits, asks) == alone
         assert ask_kernel(isa, spread, asks) == alone
         assert ask_kernel(isa, logits[::-1].copy(), asks[::-1]) == alone[::-1]
+        for threads in (1, 2, 5):
+            assert ask_kernel(isa, logits, asks, pool_of(threads)) == alone
 
 
 def test_the_logits_are_left_as_they_were() -> None:

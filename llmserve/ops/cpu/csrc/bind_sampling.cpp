@@ -1,32 +1,26 @@
-// The sampler as Python calls it: one call for all rows of a step, parameters as flat arrays.
+// The sampler as Python calls it: one call for all rows of a step, parameters as flat arrays, on the threads of a pool.
 //
 // Which instruction set computes is the caller's choice by name; one that this processor lacks is an error. Knows
 // nothing of requests or seeds, and of torch only the address of its floats.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include <cstdlib>
 #include <memory>
-#include <new>
 #include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
 
-#include "sampling_table.hpp"
+#include "row_sampler.hpp"
 
 namespace nb = nanobind;
 
 namespace llmserve {
-
-void sample_rows(const SamplingTable& table, const SampleArgs* args, SampleResult* results, size_t rows,
-                 void* scratch) {
-    for (size_t i = 0; i < rows; i++) table.sample(args[i], results[i], scratch);
-}
 
 namespace {
 
@@ -66,10 +60,6 @@ const SamplingTable& table_named(const std::string& name) {
 
 template <class T> using Flat = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-struct Free {
-    void operator()(void* p) const { std::free(p); }
-};
-
 // One row's edits as they come from Python, which has to keep them as they are during the call.
 struct GivenEdits {
     size_t row;
@@ -101,11 +91,10 @@ struct GivenEdits {
 // probabilities. edits: those of the rows that have any, see GivenEdits. given: a token that is not to be chosen, or -1.
 // For each row a token below 0 (see sampling_table.hpp), or (token, None), or (token, (log probability, ((id, log
 // probability), …), rank)).
-nb::list sample(const std::string& set, uintptr_t logits, size_t rows, size_t row_stride, int32_t vocab,
+nb::list sample(RowSampler& sampler, uintptr_t logits, size_t rows, size_t row_stride, int32_t vocab,
                 const Flat<double>& temperature, const Flat<int32_t>& top_k, const Flat<double>& top_p,
                 const Flat<double>& min_p, const Flat<double>& u, const Flat<int32_t>& num_top, const nb::list& edits,
                 const Flat<int32_t>& given) {
-    const SamplingTable& table = table_named(set);
     if (vocab < 1) throw nb::value_error("vocab must be at least 1");
     for (size_t n : {temperature.size(), top_k.size(), top_p.size(), min_p.size(), u.size(), num_top.size(),
                      given.size()})
@@ -138,12 +127,9 @@ nb::list sample(const std::string& set, uintptr_t logits, size_t rows, size_t ro
     std::vector<float> top_logprobs(tops);
     for (size_t i = 0; i < rows; i++)
         args[i].top_ids = top_ids.data() + first_top[i], args[i].top_logprobs = top_logprobs.data() + first_top[i];
-    const size_t bytes = (table.scratch_bytes(vocab) + 63) / 64 * 64;
-    std::unique_ptr<void, Free> scratch(std::aligned_alloc(64, bytes));
-    if (!scratch) throw std::bad_alloc();
     {
         nb::gil_scoped_release released;
-        sample_rows(table, args.data(), results.data(), rows, scratch.get());
+        sampler.sample(args.data(), results.data(), rows, vocab);
     }
     nb::list out;
     for (size_t i = 0; i < rows; i++) {
@@ -166,9 +152,13 @@ nb::list sample(const std::string& set, uintptr_t logits, size_t rows, size_t ro
 
 void bind_sampling(nb::module_& m) {
     m.def("sampling_sets", sampling_sets, "Instruction sets that this processor can run a sampler of, best first.");
-    m.def("sample_rows", sample, nb::arg("set"), nb::arg("logits"), nb::arg("rows"), nb::arg("row_stride"),
-          nb::arg("vocab"), nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"), nb::arg("min_p"), nb::arg("u"),
-          nb::arg("num_top"), nb::arg("edits"), nb::arg("given"));
+    nb::class_<RowSampler>(m, "RowSampler")
+        .def("__init__", [](RowSampler* self, const std::string& set, std::shared_ptr<Pool> pool) {
+            new (self) RowSampler(table_named(set), std::move(pool));
+        }, nb::arg("set"), nb::arg("pool").none())
+        .def("sample", sample, nb::arg("logits"), nb::arg("rows"), nb::arg("row_stride"), nb::arg("vocab"),
+             nb::arg("temperature"), nb::arg("top_k"), nb::arg("top_p"), nb::arg("min_p"), nb::arg("u"),
+             nb::arg("num_top"), nb::arg("edits"), nb::arg("given"));
     m.attr("NOT_NUMBERS") = kNotNumbers;
     m.attr("NO_TOKEN") = kNoToken;
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels.hpp"
+#include "memory.hpp"
 #include "pool.hpp"
 #include "team.hpp"
 
@@ -25,23 +26,6 @@ struct Limits {
     int32_t block_size;
     int32_t vocab_size;
     int32_t variants;     // sets of rotation frequencies
-};
-
-// Zeroed memory from the system, given out to be used as buffers; pages cost nothing until they are written.
-class Memory {
-  public:
-    Memory() = default;
-    ~Memory();
-    Memory(Memory&& other) noexcept;
-    Memory(const Memory&) = delete;
-    Memory& operator=(const Memory&) = delete;
-    // Makes it at least this big. What was in it is lost.
-    uint8_t* reserve(size_t bytes);
-    uint8_t* data() const { return data_; }
-
-  private:
-    uint8_t* data_ = nullptr;
-    size_t bytes_ = 0;
 };
 
 // What the instructions of a step read beside their own arguments.

@@ -63,7 +63,4 @@ extern const SamplingTable sampling_portable;
 extern const SamplingTable sampling_avx2, sampling_avx512, sampling_avx512_bf16;
 #endif
 
-// Row after row. The loop that a thread pool takes over: each of its threads needs scratch of its own.
-void sample_rows(const SamplingTable& table, const SampleArgs* args, SampleResult* results, size_t rows, void* scratch);
-
 }  // namespace llmserve
