@@ -38,6 +38,7 @@ constexpr float kNothing = -1e30f;  // a running maximum before the first key: f
 // An item's state: the rows are its tokens × the query heads of its kv head, tokens outermost.
 struct Work {
     const AttentionArgs* args;
+    const AttentionItem* item;
     const int32_t* blocks;  // the sequence's row of the block table
     int32_t kv_head, group, rows, tokens;
     int64_t position;       // of the first token
@@ -276,25 +277,79 @@ SIMD void close_split(const Work& w, const AttentionItem& item, int64_t split) {
     }
 }
 
-template <KVKind kind> inline __attribute__((noinline)) void run(Work& w, const AttentionItem& item) {
+// Item i, without memory for its state.
+SIMD Work work_of(const AttentionArgs& args, int64_t i) {
+    const AttentionPlan& plan = *args.plan;
+    const AttentionItem& item = plan.items[i % plan.num_items];
+    const Span& span = args.batch->spans[item.span];
+    Work w;
+    w.args = &args;
+    w.item = &item;
+    w.blocks = args.batch->block_table + span.row * args.batch->table_stride;
+    w.kv_head = (int)(i / plan.num_items), w.group = plan.heads / plan.kv_heads;
+    w.span = item.span, w.first_token = item.token, w.tokens = item.tokens, w.rows = item.tokens * w.group;
+    w.position = span.context - span.length + item.token;
+    w.low = plan.window && w.position >= plan.window ? w.position - plan.window + 1 : 0;
+    w.high = w.position + w.tokens;
+    w.dim = plan.head_dim, w.padded = (int)round_up(w.dim, 16);
+    const int unit = kv_unit(args.cache.kind);
+    w.steps = round_up(w.dim, unit) / unit;
+    w.q_stride = args.cache.kind == KVKind::s8 ? 2 * w.steps : w.steps;
+    return w;
+}
+
+// The first position of the first block of keys that an item reads.
+SIMD int64_t first_key(const Work& w) {
+    const int64_t from = w.low / kKeys * kKeys, begin = (int64_t)w.item->first_split * kAttentionSplit;
+    return from > begin ? from : begin;
+}
+
+// Gives tiles that are not looked up the place of another's, so that all can be asked for.
+SIMD void fill(KeyBlock& b, const KVTile* with) {
+    for (int t = 0; t < kTiles; t++)
+        if (t < b.tile_begin || t >= b.tile_end) b.tile[t] = with[t];
+}
+
+// The block of keys after the one at `first`, for its tiles to be asked for; false where there is none. Where this sequence
+// has no more, or not a whole block, it is, or is filled up by, the one with which the next item begins: that will run soon,
+// and likely here.
+SIMD bool locate_next(const Work& w, int64_t i, int64_t first, KeyBlock& next) {
+    const bool own = first + kKeys < w.high;  // even if it is the next item's
+    if (own) {
+        locate(w, first + kKeys, next);
+        if (next.tile_begin == 0 && next.tile_end == kTiles) return true;
+    }
+    KeyBlock other;
+    if (i + 1 < attention_items(*w.args->plan)) {
+        const Work after = work_of(*w.args, i + 1);
+        locate(after, first_key(after), other);
+    } else if (own) {
+        other = next;
+    } else {
+        return false;
+    }
+    KVTile same[kTiles];
+    for (KVTile& tile : same) tile = other.tile[other.tile_begin];
+    fill(other, same);
+    if (own) fill(next, other.tile);
+    else next = other;
+    return true;
+}
+
+template <KVKind kind> inline __attribute__((noinline)) void run(Work& w, int64_t i) {
     const AttentionArgs& a = *w.args;
+    const AttentionItem& item = *w.item;
     load_queries<kind>(w);
     KeyBlock block[2];
-    const int64_t from = w.low / kKeys * kKeys, begin = (int64_t)item.first_split * kAttentionSplit;
-    const int64_t end = begin + (int64_t)item.splits * kAttentionSplit;
-    int64_t first = from > begin ? from : begin;
+    const int64_t end = ((int64_t)item.first_split + item.splits) * kAttentionSplit;
     const int64_t stop = w.high < end ? w.high : end;
+    int64_t first = first_key(w);
     int now = 0;
     locate(w, first, block[0]);
     empty_split(w);
     for (; first < stop; first += kKeys, now ^= 1) {
         KeyBlock &b = block[now], &next = block[now ^ 1];
-        const bool more = first + kKeys < w.high;  // even of the next item: it will run soon, and likely here
-        if (more) {
-            locate(w, first + kKeys, next);
-            for (int t = 0; t < kTiles; t++)
-                if (t < next.tile_begin || t >= next.tile_end) next.tile[t] = next.tile[next.tile_begin];
-        }
+        const bool more = locate_next(w, i, first, next);
         attend_block<kind>(w, b, more ? next.tile : nullptr);
         if ((first + kKeys) % kAttentionSplit == 0 || first + kKeys >= stop) {
             close_split(w, item, first / kAttentionSplit);
@@ -313,26 +368,12 @@ template <KVKind kind> inline __attribute__((noinline)) void run(Work& w, const 
 
 inline void attention_run(const AttentionArgs& args, int64_t i, void* scratch) {
     using namespace attention;
-    const AttentionPlan& plan = *args.plan;
-    const AttentionItem& item = plan.items[i % plan.num_items];
-    const Span& span = args.batch->spans[item.span];
-    Work w;
-    w.args = &args;
-    w.blocks = args.batch->block_table + span.row * args.batch->table_stride;
-    w.kv_head = (int)(i / plan.num_items), w.group = plan.heads / plan.kv_heads;
-    w.span = item.span, w.first_token = item.token, w.tokens = item.tokens, w.rows = item.tokens * w.group;
-    w.position = span.context - span.length + item.token;
-    w.low = plan.window && w.position >= plan.window ? w.position - plan.window + 1 : 0;
-    w.high = w.position + w.tokens;
-    w.dim = plan.head_dim, w.padded = (int)round_up(w.dim, 16);
-    const int unit = kv_unit(args.cache.kind);
-    w.steps = round_up(w.dim, unit) / unit;
-    w.q_stride = args.cache.kind == KVKind::s8 ? 2 * w.steps : w.steps;
+    Work w = work_of(args, i);
     carve(w, scratch);
     switch (args.cache.kind) {
-        case KVKind::f32: return run<KVKind::f32>(w, item);
-        case KVKind::bf16: return run<KVKind::bf16>(w, item);
-        case KVKind::s8: return run<KVKind::s8>(w, item);
+        case KVKind::f32: return run<KVKind::f32>(w, i);
+        case KVKind::bf16: return run<KVKind::bf16>(w, i);
+        case KVKind::s8: return run<KVKind::s8>(w, i);
     }
 }
 
