@@ -33,11 +33,18 @@ def measure(threads: int) -> dict[str, float]:
     return values
 
 
+def reading(threads: int) -> float:
+    """Bytes per second, now, on all threads."""
+    from llmserve.ops.cpu.ceilings import read_bandwidth
+
+    return read_bandwidth(CORES[:threads], READ_BYTES)
+
+
 def load() -> tuple[None, Commands]:
     from llmserve.ops.cpu import load_kernels
 
     load_kernels()
-    return None, {"measure": measure}
+    return None, {"measure": measure, "reading": reading}
 
 
 if __name__ == "__main__":

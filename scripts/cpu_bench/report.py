@@ -97,8 +97,9 @@ def head_lines(results: dict[str, Any]) -> list[str]:
     )
     lines += [
         "",
-        "The share of read bandwidth counts the weights that one token needs; the share of a peak counts two "
-        "operations per weight of the layers, without head and attention.",
+        "The share of read bandwidth counts the weights that one token needs, against the bandwidth right before and "
+        "after each measurement; the share of a peak counts two operations per weight of the layers, without head and "
+        "attention.",
         "",
     ]
     return lines

@@ -98,27 +98,36 @@ def _table(
     limits: dict[str, Spread],
 ) -> Table:
     found: dict[tuple[str, str], dict[Point, list[Taken]]] = {}
+    of_ceiling: dict[tuple[str, str], dict[Point, list[Taken]]] = {}
     for sample in samples:
-        point = Point(**sample["point"])
+        point, who = Point(**sample["point"]), (sample["subject"], sample["engine"])
         if point in points and metric.name in sample["values"]:
-            cells = found.setdefault((sample["subject"], sample["engine"]), {})
-            value = sample["values"][metric.name] * metric.scale
-            cells.setdefault(point, []).append((value, sample["foreign_cores"]))
+            value, foreign = sample["values"][metric.name] * metric.scale, sample["foreign_cores"]
+            found.setdefault(who, {}).setdefault(point, []).append((value, foreign))
+            if (share := _share(shape, who[1], format_name, point, value, sample["values"], limits)) is not None:
+                of_ceiling.setdefault(who, {}).setdefault(point, []).append((share, foreign))
     rows = []
-    for (subject, engine), values in found.items():
-        cells = {point: Spread.of(v) for point, v in values.items()}
-        shares = {p: s for p, c in cells.items() if (s := _share(shape, engine, format_name, p, c.median, limits))}
-        rows.append(Row(subject, engine, cells, shares))
+    for who, values in found.items():
+        cells = {point: Spread.of(taken) for point, taken in values.items()}
+        shares = {point: Spread.of(taken).median for point, taken in of_ceiling.get(who, {}).items()}
+        rows.append(Row(*who, cells, shares))
     rows.sort(key=lambda row: row.engine != "llmserve")
     return Table(shape, section, format_name, metric, [p for p in points if any(p in r.cells for r in rows)], rows)
 
 
 def _share(
-    shape: str, engine: str, format_name: str, point: Point, value: float, limits: dict[str, Spread]
+    shape: str,
+    engine: str,
+    format_name: str,
+    point: Point,
+    value: float,
+    values: dict[str, float],
+    limits: dict[str, Spread],
 ) -> float | None:
-    """How much of what the machine can do: bytes of weights against its bandwidth, operations against its peak."""
-    if point.measure == "decode" and "read" in limits:
-        return bytes_per_decoded_token(SHAPES[shape], engine, format_name) * value / limits["read"].median
+    """How much of what the machine can do: bytes of weights against its bandwidth around that measurement, operations
+    against its peak."""
+    if point.measure == "decode" and "read" in values:
+        return bytes_per_decoded_token(SHAPES[shape], engine, format_name) * value / values["read"]
     if point.measure == "prefill" and peak_of(format_name) in limits:
         return operations_per_prompt_token(SHAPES[shape]) * value / limits[peak_of(format_name)].median
     return None
