@@ -66,7 +66,10 @@ class EngineLoop:
             if self._link.signals and self._deadline is None:
                 self._drain(self._shutdown_timeout)
             self._step()
-        self._events += self._engine.abort_all(Finish.ABORT)
+        if broken_off := self._engine.abort_all(Finish.ABORT):
+            why = "a second signal came" if self._link.signals > 1 else "their time to finish is over"
+            log.warning("stopping: %d requests are broken off, as %s", len(broken_off), why)
+        self._events += broken_off
         self._report()
         self._link.send(Stopped())
 

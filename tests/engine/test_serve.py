@@ -66,6 +66,12 @@ def test_an_abort_between_two_steps_is_one_event(built: Built) -> None:
     assert sum(event.finish is not None for event in told) == 2
 
 
+def test_what_a_stop_breaks_off_is_in_the_log(built: Built, caplog: pytest.LogCaptureFixture) -> None:
+    told = events(serve(built, [greedy(0, 3, 40), greedy(1, 3, 1)], [], [], [Drain(0)]))
+    assert [event.finish for event in told if event.finish] == [Finish.LENGTH, Finish.ABORT]
+    assert "1 requests are broken off, as their time to finish is over" in caplog.text
+
+
 def test_that_somebody_waits_is_told_before_anybody_has_a_token(built: Built) -> None:
     """And that nobody does any more, as soon as that is so: the front lets requests in by it."""
     heard = serve(built, [greedy(0, 40, 3), greedy(1, 4, 3)], [Drain(60)], max_num_batched_tokens=8, max_num_seqs=1)
