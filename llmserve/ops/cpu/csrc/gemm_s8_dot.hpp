@@ -28,7 +28,7 @@ template <int R, int V> SIMD void multiply(I (&acc)[R][V], const I (&w)[V], cons
 // is a float as it stands, and less what the offset of the weights adds to it, exact: conversions would hold up the products.
 constexpr int32_t kFloatBits = 0x4b400000;
 
-// Quantised activations: integer dot products, exact, per group of 32, at most 32 · 255 · 127 in size.
+// Quantised activations: integer dot products, exact, per group of 32, at most 32 · 255 · 128 in size.
 template <int R, int V, bool U4, bool Zero> inline void tile_s8(const Tile& t) {
     const int64_t groups = t.x->cols / kQuantGroup;
     const int8_t* x[R];

@@ -239,14 +239,15 @@ SIMD I operator&(I a, I b) { I r; LANES r.v[i] = a.v[i] & b.v[i]; return r; }
 SIMD I operator|(I a, I b) { I r; LANES r.v[i] = a.v[i] | b.v[i]; return r; }
 template <int n> SIMD I shl(I a) { I r; LANES r.v[i] = (int32_t)((uint32_t)a.v[i] << n); return r; }
 template <int n> SIMD I shr(I a) { I r; LANES r.v[i] = (int32_t)((uint32_t)a.v[i] >> n); return r; }
-// Adding and taking away 1.5 · 2²³ leaves the nearest integer, ties to even; good for |x| below 2²².
+// Adding and taking away 1.5 · 2²³ leaves the nearest integer, ties to even; good for |x| below 2²². Beyond it, and of what is
+// no number, the lowest integer, as x86 has it beyond 2³¹.
 SIMD I to_int(F a) {
     I r;
     LANES {
         float t = a.v[i] + 12582912.0f;
         int32_t bits;
         std::memcpy(&bits, &t, 4);
-        r.v[i] = bits - 0x4b400000;
+        r.v[i] = a.v[i] > -4194304.0f && a.v[i] < 4194304.0f ? bits - 0x4b400000 : INT32_MIN;
     }
     return r;
 }
