@@ -64,26 +64,21 @@ SIMD double reduce_add(const D& a) {
 // 2^52 · 1.5: adding it leaves the nearest integer in the low bits of the sum.
 constexpr double kMagic = 0x1.8p52;
 
-// e^x for x ≤ 0, 0 below `least`, which is no less than kFar; exact at 0. 2^n · p(r), p the Taylor polynomial on |r| ≤ ln 2 / 2, whose remainder is
-// below 1e-17. The first part of ln 2 has 33 bits, so that its product with n is exact without a fused operation.
+// e^x for x ≤ 0, 0 below `least`, which is no less than kFar; exact at 0. 2^n · p(r), p the Taylor polynomial on
+// |r| ≤ ln 2 / 2, whose remainder is below 1e-17. The first part of ln 2 has 33 bits, so that its product with n is exact
+// without a fused operation.
 SIMD Wide exp_weight(Wide x, Wide least) {
     Wide t = x * wide(1.4426950408889634) + wide(kMagic);
     Wide n = t - wide(kMagic);
     Wide r = (x - n * wide(6.93147180369123816490e-01)) - n * wide(1.90821492927058770002e-10);
-    Wide p = wide(1.0 / 6227020800.0);
-    p = p * r + wide(1.0 / 479001600.0);
-    p = p * r + wide(1.0 / 39916800.0);
-    p = p * r + wide(1.0 / 3628800.0);
-    p = p * r + wide(1.0 / 362880.0);
-    p = p * r + wide(1.0 / 40320.0);
-    p = p * r + wide(1.0 / 5040.0);
-    p = p * r + wide(1.0 / 720.0);
-    p = p * r + wide(1.0 / 120.0);
-    p = p * r + wide(1.0 / 24.0);
-    p = p * r + wide(1.0 / 6.0);
-    p = p * r + wide(0.5);
-    p = p * r + wide(1.0);
-    p = p * r + wide(1.0);
+    // Pairs, pairs of pairs and so on (Estrin's scheme): a chain of nine operations, where one term after the other is 26.
+    const Wide r2 = r * r, r4 = r2 * r2, r8 = r4 * r4;
+    const Wide p0 = wide(1.0) + r, p2 = wide(0.5) + wide(1.0 / 6.0) * r;
+    const Wide p4 = wide(1.0 / 24.0) + wide(1.0 / 120.0) * r, p6 = wide(1.0 / 720.0) + wide(1.0 / 5040.0) * r;
+    const Wide p8 = wide(1.0 / 40320.0) + wide(1.0 / 362880.0) * r;
+    const Wide p10 = wide(1.0 / 3628800.0) + wide(1.0 / 39916800.0) * r;
+    const Wide p12 = wide(1.0 / 479001600.0) + wide(1.0 / 6227020800.0) * r;
+    const Wide p = ((p0 + p2 * r2) + (p4 + p6 * r2) * r4) + ((p8 + p10 * r2) + p12 * r4) * r8;
     Wide e = p * (Wide)(((WideBits)t + 1023) << 52);
 #if defined(__AVX512F__)
     return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(x, least, _CMP_GE_OQ), e);
