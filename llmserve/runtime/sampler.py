@@ -73,8 +73,8 @@ def _mix(x: int) -> int:
 class CpuSampler:
     """One call into the extension for all rows (csrc/sampling.hpp); the logits are read where they lie.
 
-    `pool`: the rank's threads, which share the rows; to be called while they have nothing else to do. Without, it is
-    the caller's own work."""
+    One call at a time. `pool`: the rank's threads, which share the rows, while they have nothing else to do; without,
+    it is the caller's own work."""
 
     def __init__(self, isa: str, pool: Any | None = None) -> None:
         self.name = f"CPU kernels ({isa})"

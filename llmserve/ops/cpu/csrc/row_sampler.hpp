@@ -3,10 +3,10 @@
 // Rows share nothing, so which thread takes which changes nothing but the time. Knows nothing of requests or seeds.
 #pragma once
 
+#include <cstdlib>
 #include <memory>
 #include <vector>
 
-#include "memory.hpp"
 #include "pool.hpp"
 #include "sampling_table.hpp"
 
@@ -24,7 +24,11 @@ class RowSampler {
   private:
     const SamplingTable& table_;
     const std::shared_ptr<Pool> pool_;
-    std::vector<Memory> scratch_;  // of each thread
+    struct Free {
+        void operator()(void* p) const { std::free(p); }
+    };
+    std::vector<std::unique_ptr<void, Free>> scratch_;  // of each thread, to the byte, so that a sanitizer sees its end
+    size_t scratch_bytes_ = 0;
 };
 
 }  // namespace llmserve
