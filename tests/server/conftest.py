@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -106,6 +107,16 @@ class Front:
         response = self.post("/v1/completions", **{"prompt": "hi", "seed": 0} | body)
         assert response.status_code == 200, response.text
         return response.json()
+
+    @contextlib.contextmanager
+    def asking(self, path: str, **body: Any) -> Iterator[None]:
+        """A client that leaves at the end of the block, where the test knows that it was heard: one whose time is up
+        may leave before it was."""
+        url, content = httpx.URL(self.url), json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+        with socket.create_connection((url.host, url.port or 80)) as client:
+            client.sendall(head.encode() + b"\r\n\r\n" + content)
+            yield
 
     def refused(self, path: str = "/v1/completions", **body: Any) -> dict[str, Any]:
         """The error of a 400, whose shape is always the same."""
