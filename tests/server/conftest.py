@@ -96,8 +96,8 @@ class Front:
     http: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
-        self.openai = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=10)
-        self.http = httpx.Client(base_url=self.url, timeout=10)
+        self.openai = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
+        self.http = httpx.Client(base_url=self.url, timeout=60)
 
     def post(self, path: str, **body: Any) -> httpx.Response:
         content = json.dumps(body)  # as ASCII, so that what is not Unicode can be sent, too
@@ -167,7 +167,7 @@ def running_front(
         front.http.close()
         front.openai.close()
         front.loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
 
 

@@ -99,7 +99,7 @@ def test_nobody_waits_for_a_grammar_that_no_engine_will_follow(endpoint: str, co
         else:
             front.engine.say(Failed("it broke."))
         for each in answers:
-            response = each.result(10)
+            response = each.result(60)
             assert (response.status_code, response.json()["error"]["code"]) == (503, code)
             assert response.headers["retry-after"]
         reading.go.set()

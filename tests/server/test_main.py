@@ -42,7 +42,7 @@ class Process:
             self.log += line
 
     def url(self) -> str:
-        return wait_for(lambda: re.search(r"Listening on (http://\S+) \(loading", self.log), 20)[1]
+        return wait_for(lambda: re.search(r"Listening on (http://\S+) \(loading", self.log))[1]
 
     def exit_code(self) -> int:
         code = self.process.wait(15)
@@ -86,7 +86,7 @@ def start() -> Iterator[Any]:
 def ready_engine(process: Process, config: dict[str, Any]) -> FakeEngine:
     engine = FakeEngine(config["endpoint"], text_by_seed)
     engine.say(READY)
-    wait_for(lambda: "Ready: " in process.log, 20)
+    wait_for(lambda: "Ready: " in process.log)
     return engine
 
 

@@ -145,11 +145,10 @@ def test_an_engine_that_stands_still_is_not_waited_for(slow_front: Front, monkey
     wait_for(lambda: len(engine.running) == 4)
     engine.allowance = 6
     wait_for(lambda: engine.allowance == 0)
-    engine.stalled = True
-    for choices in (call().json()["choices"], put_together(chunks(), 2)):
-        assert [choice["finish_reason"] for choice in choices] == ["timeout", "timeout"]
-        assert choices[0]["text"] == SIX_TOKENS
-    assert slow_front.client.open_requests == 4, "the engine has not let go of them"
-    engine.stalled = False
+    with engine.stalled():
+        for choices in (call().json()["choices"], put_together(chunks(), 2)):
+            assert [choice["finish_reason"] for choice in choices] == ["timeout", "timeout"]
+            assert choices[0]["text"] == SIX_TOKENS
+        assert slow_front.client.open_requests == 4, "the engine has not let go of them"
     wait_for(lambda: slow_front.client.open_requests == 0)
     assert len([message for message in engine.received if isinstance(message, Abort)]) == 4
