@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,6 +15,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 settings.register_profile("llmserve", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("llmserve")
 
+CORES = os.sched_getaffinity(0)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="whole cross products, where a part is tried otherwise")
@@ -22,3 +25,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def full(pytestconfig: pytest.Config) -> bool:
     return bool(pytestconfig.getoption("full"))
+
+
+@pytest.fixture(autouse=True)
+def unbound() -> Iterator[None]:
+    """An engine binds the thread that runs it to one core; later tests' threads and processes would inherit that."""
+    yield
+    os.sched_setaffinity(0, CORES)

@@ -170,7 +170,7 @@ def test_names_of_names_take_no_more_stack_than_there_is(library: Library, text:
 
 def test_reading_takes_no_more_time_than_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grammar, "MAX_READING", 0.0)
-    with pytest.raises(RequestError, match=r"takes 0\.0 s to read, and at most 0 s"):
+    with pytest.raises(RequestError, match=r"takes \d+\.\d s to read, and at most 0 s"):
         begin(Library(lambda: Vocabulary(TOKENS, [END])), choice(["a"]))
 
 

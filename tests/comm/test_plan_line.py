@@ -22,7 +22,7 @@ def line(listeners: int) -> Iterator[tuple[Speaker, list[Listener]]]:
     accepting = threading.Thread(target=speaker.accept)
     accepting.start()
     ends = [Listener(speaker.address, speaker.token) for _ in range(listeners)]
-    accepting.join(timeout=10)
+    accepting.join(timeout=60)
     assert not accepting.is_alive()
     yield speaker, ends
     for end in (speaker, *ends):
@@ -67,10 +67,10 @@ def test_a_stranger_is_turned_away_and_the_ranks_still_find_each_other(
         stranger.sendall(greeting)
         if leaves:
             stranger.shutdown(socket.SHUT_WR)
+        listener = Listener(speaker.address, speaker.token)  # says its token before its turn comes, and its time
         accepting = threading.Thread(target=speaker.accept)
         accepting.start()
-        listener = Listener(speaker.address, speaker.token)
-        accepting.join(timeout=10)
+        accepting.join(timeout=60)
         assert not accepting.is_alive()
         speaker.say(WORDS)
         assert listener.hear() == WORDS

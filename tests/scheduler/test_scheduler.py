@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import gc
-import sys
-from collections.abc import Callable
-from types import FrameType
-from typing import Any
-
 import pytest
 
 from llmserve.errors import RequestError
 from llmserve.request import Finish, TokenEvent, TokenLogprobs
 from llmserve.scheduler import BlockPool, Sampled, Scheduler, Sequence, StepPlan
+from tests.instructions import instructions
 
 from .fake_model import reference
 from .harness import Engine, request
@@ -455,27 +450,6 @@ def test_a_plan_forgotten_by_abort_all_cannot_be_updated() -> None:
 
 
 # --- cost ---
-
-
-def instructions(work: Callable[[], None]) -> int:
-    """How many of its own the interpreter executes."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal count
-        frame.f_trace_lines, frame.f_trace_opcodes = False, True
-        count += event == "opcode"
-        return trace
-
-    before = sys.gettrace()
-    gc.disable()  # others have it call them (`gc.callbacks`), and that would count
-    sys.settrace(trace)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
-        gc.enable()
-    return count
 
 
 def test_a_long_queue_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -95,8 +96,8 @@ class Front:
     http: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
-        self.openai = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=10)
-        self.http = httpx.Client(base_url=self.url, timeout=10)
+        self.openai = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
+        self.http = httpx.Client(base_url=self.url, timeout=60)
 
     def post(self, path: str, **body: Any) -> httpx.Response:
         content = json.dumps(body)  # as ASCII, so that what is not Unicode can be sent, too
@@ -106,6 +107,16 @@ class Front:
         response = self.post("/v1/completions", **{"prompt": "hi", "seed": 0} | body)
         assert response.status_code == 200, response.text
         return response.json()
+
+    @contextlib.contextmanager
+    def asking(self, path: str, **body: Any) -> Iterator[None]:
+        """A client that leaves at the end of the block, where the test knows that it was heard: one whose time is up
+        may leave before it was."""
+        url, content = httpx.URL(self.url), json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
+        with socket.create_connection((url.host, url.port or 80)) as client:
+            client.sendall(head.encode() + b"\r\n\r\n" + content)
+            yield
 
     def refused(self, path: str = "/v1/completions", **body: Any) -> dict[str, Any]:
         """The error of a 400, whose shape is always the same."""
@@ -156,7 +167,7 @@ def running_front(
         front.http.close()
         front.openai.close()
         front.loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
 
 

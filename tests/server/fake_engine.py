@@ -5,7 +5,9 @@ from __future__ import annotations
 import struct
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -37,10 +39,10 @@ class FakeEngine:
         self.received: list[Any] = []  # every message, in order
         self.running: dict[int, tuple[Request, int]] = {}  # request, tokens so far less pieces of its prompt
         self.allowance: int | None = None  # tokens each request may still get; None: all of them
-        self.stalled = False  # neither hears nor says anything, as a process that is stopped
         self.steps_a_message = 1
         self.times_out = False  # every request, instead of yielding anything
-        self._outbox: list[Any] = []
+        self._outbox: deque[Any] = deque()
+        self._stall: tuple[threading.Event, threading.Event] | None = None  # it stands still; it may go on
         self._deadline: float | None = None
         self._quit = threading.Event()
         self._endpoint = endpoint
@@ -50,14 +52,24 @@ class FakeEngine:
     def say(self, message: Any) -> None:
         self._outbox.append(message)
 
+    @contextmanager
+    def stalled(self) -> Iterator[None]:
+        """Meanwhile it neither hears nor says anything, as a process that is stopped."""
+        stands, go_on = self._stall = threading.Event(), threading.Event()
+        assert stands.wait(60)
+        try:
+            yield
+        finally:
+            go_on.set()
+
     def disconnect(self) -> None:
         """As a process that dies: no further word."""
         self._quit.set()
         self._thread.join()
 
-    def seen(self, kind: type, timeout: float = 5.0) -> Any:
+    def seen(self, kind: type) -> Any:
         """The first message of this kind, waiting for it."""
-        return wait_for(lambda: next((m for m in self.received if isinstance(m, kind)), None), timeout)
+        return wait_for(lambda: next((m for m in self.received if isinstance(m, kind)), None))
 
     def _run(self) -> None:
         context = zmq.Context()
@@ -65,12 +77,12 @@ class FakeEngine:
         socket.linger = 1000
         socket.connect(self._endpoint)
         while not self._quit.is_set():
-            if self.stalled:
-                time.sleep(0.002)
-                continue
-            outbox, self._outbox = self._outbox, []
-            for message in outbox:
-                socket.send(encode(message))
+            if self._stall is not None:
+                (stands, go_on), self._stall = self._stall, None
+                stands.set()
+                go_on.wait()
+            while self._outbox:
+                socket.send(encode(self._outbox.popleft()))
             while socket.poll(0 if self._busy() else 2):
                 self._take(decode_to_engine(socket.recv()), socket)
             if self._busy():
@@ -144,8 +156,8 @@ class FakeEngine:
         return TokenEvent(request.id, token, finish, logprobs, cached_tokens=4 if done == 0 else 0)
 
 
-def wait_for(condition: Callable[[], Any], timeout: float = 5.0) -> Any:
-    deadline = time.monotonic() + timeout
+def wait_for(condition: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + 60
     while not (result := condition()):
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.002)

@@ -62,7 +62,7 @@ async def connected(endpoint: str) -> AsyncIterator[Peer]:
 def run(endpoint: str, test: Callable[[Peer], Awaitable[None]]) -> None:
     async def live() -> None:
         async with connected(endpoint) as peer:
-            await asyncio.wait_for(test(peer), 10)
+            await asyncio.wait_for(test(peer), 60)
 
     asyncio.run(live())
 

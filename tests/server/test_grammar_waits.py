@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
@@ -74,11 +72,8 @@ def reading(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reading]:
 
 
 def leave(front: Front, path: str, body: dict[str, Any], reading: Reading) -> None:
-    url, content = httpx.URL(front.url), json.dumps(body).encode()
     waited = len(reading.waited)
-    with socket.create_connection((url.host, url.port or 80)) as client:
-        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
-        client.sendall(head.encode() + b"\r\n\r\n" + content)
+    with front.asking(path, **body):
         wait_for(lambda: len(reading.waited) > waited and reading.begun)  # the first is being read by now
 
 
@@ -104,7 +99,7 @@ def test_nobody_waits_for_a_grammar_that_no_engine_will_follow(endpoint: str, co
         else:
             front.engine.say(Failed("it broke."))
         for each in answers:
-            response = each.result(10)
+            response = each.result(60)
             assert (response.status_code, response.json()["error"]["code"]) == (503, code)
             assert response.headers["retry-after"]
         reading.go.set()

@@ -42,10 +42,10 @@ class Process:
             self.log += line
 
     def url(self) -> str:
-        return wait_for(lambda: re.search(r"Listening on (http://\S+) \(loading", self.log), 20)[1]
+        return wait_for(lambda: re.search(r"Listening on (http://\S+) \(loading", self.log))[1]
 
     def exit_code(self) -> int:
-        code = self.process.wait(15)
+        code = self.process.wait(60)
         self._reader.join()
         return code
 
@@ -64,7 +64,7 @@ def engine_dir(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def config(engine_dir: Path, endpoint: str) -> dict[str, Any]:
-    server = {"host": "127.0.0.1", "port": 0, "shutdown_timeout": 5}
+    server = {"host": "127.0.0.1", "port": 0, "shutdown_timeout": 100}
     return {"engine": str(engine_dir), "endpoint": endpoint, "server": server}
 
 
@@ -86,14 +86,14 @@ def start() -> Iterator[Any]:
 def ready_engine(process: Process, config: dict[str, Any]) -> FakeEngine:
     engine = FakeEngine(config["endpoint"], text_by_seed)
     engine.say(READY)
-    wait_for(lambda: "Ready: " in process.log, 20)
+    wait_for(lambda: "Ready: " in process.log)
     return engine
 
 
 def test_it_serves_and_stops_when_asked(start: Any, config: dict[str, Any]) -> None:
     process = start(config)
     url = process.url()
-    assert httpx.get(f"{url}/health").json()["status"] == "loading"  # the engine has not even connected
+    assert httpx.get(f"{url}/health", timeout=60).json()["status"] == "loading"  # the engine has not even connected
     engine = ready_engine(process, config)
     engine.allowance = 5
     lines: list[str] = []
@@ -102,8 +102,8 @@ def test_it_serves_and_stops_when_asked(start: Any, config: dict[str, Any]) -> N
     engine.seen(Submit)
     process.process.send_signal(signal.SIGTERM)
     engine.seen(Drain)
-    assert httpx.post(f"{url}/v1/completions", json={"prompt": "x"}).status_code == 503
-    assert httpx.get(f"{url}/health").json() == {"status": "draining"}
+    assert httpx.post(f"{url}/v1/completions", json={"prompt": "x"}, timeout=60).status_code == 503
+    assert httpx.get(f"{url}/health", timeout=60).json() == {"status": "draining"}
     engine.allowance = None
     assert process.exit_code() == 0
     streaming.join()
@@ -112,7 +112,8 @@ def test_it_serves_and_stops_when_asked(start: Any, config: dict[str, Any]) -> N
 
 
 def read_stream(url: str, **body: Any) -> list[str]:
-    with httpx.stream("POST", f"{url}/v1/chat/completions", json={"messages": HI, "stream": True, **body}) as response:
+    asked = {"messages": HI, "stream": True, **body}
+    with httpx.stream("POST", f"{url}/v1/chat/completions", json=asked, timeout=60) as response:
         return [line for line in response.iter_lines() if line]
 
 
@@ -155,7 +156,7 @@ def test_a_second_signal_does_not_wait(start: Any, config: dict[str, Any]) -> No
 def test_a_stop_while_loading_is_a_wanted_stop(start: Any, config: dict[str, Any]) -> None:
     process = start(config)
     process.url()
-    wait_for(lambda: httpx.get(f"{process.url()}/health").status_code == 503)
+    wait_for(lambda: httpx.get(f"{process.url()}/health", timeout=60).status_code == 503)
     process.process.send_signal(signal.SIGTERM)
     assert process.exit_code() == 0
 
@@ -181,7 +182,7 @@ def test_a_port_in_use_is_one_sentence(start: Any, config: dict[str, Any]) -> No
         ({"engine": "/nowhere"}, "is not an engine"),
         ({"endpoint": "ipc:///nowhere/at/all"}, "Cannot wait for the engine at ipc:///nowhere"),
         ({"port": 80}, "one JSON argument: port"),
-        ({"server": {"host": "no.such.host.invalid"}}, "Cannot listen on no.such.host.invalid"),
+        ({"server": {"host": "fe80::1%nowhere"}}, "Cannot listen on fe80::1%nowhere: Name or service"),
     ],
 )
 def test_what_cannot_work_is_one_sentence(
@@ -202,7 +203,8 @@ def test_a_chat_template_of_the_operator(start: Any, config: dict[str, Any], tmp
     url = process.url()
     engine = ready_engine(process, config)
     assert f"Chat prompts: the template {file}" in process.log
-    assert httpx.post(f"{url}/v1/chat/completions", json={"messages": HI, "max_tokens": 1}).status_code == 200
+    asked = {"messages": HI, "max_tokens": 1}
+    assert httpx.post(f"{url}/v1/chat/completions", json=asked, timeout=60).status_code == 200
     assert TOKENIZER.decode(engine.seen(Submit).request.prompt) == "mine: hi"
 
 
@@ -273,7 +275,7 @@ def test_as_the_parent_it_sees_the_engines_exit(start: Any, config: dict[str, An
 def test_as_the_parent_it_ends_the_engine_before_itself(start: Any, config: dict[str, Any]) -> None:
     process = start(config, ("-c", ALONE.format(seconds=100)))
     process.url()
-    wait_for(lambda: httpx.get(f"{process.url()}/health").status_code == 503)
+    wait_for(lambda: httpx.get(f"{process.url()}/health", timeout=60).status_code == 503)
     process.process.send_signal(signal.SIGTERM)
     assert process.exit_code() == 0
     assert "the engine was ended" in process.log

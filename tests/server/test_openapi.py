@@ -53,7 +53,9 @@ def statuses(operation: APIOperation, examples: int) -> list[int]:
             simplify(case, data)
         response = case.call()
         seen.append(response.status_code)
-        checks: list[Any] = [not_a_server_error]
+        checks: list[Any] = []
+        if not (response.status_code == 504 and response.json()["error"]["code"] == "timeout"):  # it may be any
+            checks.append(not_a_server_error)
         if not (isinstance(case.body, dict) and case.body.get("encoding_format") == "base64"):
             checks.append(response_schema_conformance)  # OpenAI's description knows vectors of floats only
         case.validate_response(response, checks=checks)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from llmserve.engine.messages import Abort, Events, Submit
 from llmserve.request import Finish, Request, TokenEvent
+from llmserve.server.generation import OVERTIME_S
 
 from .chunks import put_chat_together, put_together, stream
 from .conftest import TOKENIZER, TOKENS, Front, running_front
@@ -30,11 +31,13 @@ def submitted(front: Front) -> list[Request]:
     [({"prompt": ["hi", "you"], "n": 2}, "/v1/completions"), ({"messages": HI, "n": 3}, CHAT)],
 )
 def test_all_choices_of_a_call_share_them(front: Front, body: dict[str, Any], path: str) -> None:
-    asked = {"priority": -(2**63), "timeout": 7, "cache_salt": "明 \n" * 64, "max_tokens": 1}
+    asked = {"priority": -(2**63), "timeout": 1000, "cache_salt": "明 \n" * 64, "max_tokens": 1}
     assert front.post(path, **body, **asked).status_code == 200
     requests = submitted(front)
     assert len(requests) == len(body.get("prompt", [1])) * body["n"]
-    assert {(r.priority, round(r.timeout), r.cache_salt) for r in requests} == {(-(2**63), 7, "明 \n" * 64)}
+    assert {(r.priority, r.cache_salt) for r in requests} == {(-(2**63), "明 \n" * 64)}
+    [left] = {r.timeout for r in requests}
+    assert 900 < left <= 1000
 
 
 @pytest.mark.parametrize("nothing", [{}, {"priority": 0}, dict.fromkeys(("priority", "timeout", "cache_salt"))])
@@ -137,19 +140,29 @@ def test_of_a_prompt_that_was_not_done_the_rest_is_not_known(slow_front: Front) 
 
 def test_an_engine_that_stands_still_is_not_waited_for(slow_front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     """The front ends what the engine should have ended; there is what there was."""
-    monkeypatch.setattr("llmserve.server.generation.OVERTIME_S", 0.1)
-    engine = slow_front.engine
-    body = {"prompt": "hi", "seed": 0, "timeout": 0.4, "max_tokens": 90, "n": 2}
+    engine, loop = slow_front.engine, slow_front.loop
+    timers, call_later = [], loop.call_later
+
+    def later(delay: float, callback: Callable[..., Any], *arguments: Any) -> Any:
+        if delay > 900:  # of the calls, and of nothing else
+            timers.append((delay, callback))
+        return call_later(delay, callback, *arguments)
+
+    monkeypatch.setattr(loop, "call_later", later)
+    body = {"prompt": "hi", "seed": 0, "timeout": 1000, "max_tokens": 90, "n": 2}
     call = in_thread(lambda: slow_front.post("/v1/completions", **body))
     chunks = in_thread(lambda: stream(slow_front, "/v1/completions", **body))
     wait_for(lambda: len(engine.running) == 4)
     engine.allowance = 6
-    wait_for(lambda: engine.allowance == 0)
-    engine.stalled = True
-    for choices in (call().json()["choices"], put_together(chunks(), 2)):
-        assert [choice["finish_reason"] for choice in choices] == ["timeout", "timeout"]
-        assert choices[0]["text"] == SIX_TOKENS
-    assert slow_front.client.open_requests == 4, "the engine has not let go of them"
-    engine.stalled = False
+    told = 'generation_tokens_total{model_name="tiny"} 24.0'
+    wait_for(lambda: told in slow_front.http.get("/metrics").text)
+    with engine.stalled():
+        for delay, callback in timers:
+            assert 900 < delay - OVERTIME_S <= 1000
+            loop.call_soon_threadsafe(callback)
+        for choices in (call().json()["choices"], put_together(chunks(), 2)):
+            assert [choice["finish_reason"] for choice in choices] == ["timeout", "timeout"]
+            assert choices[0]["text"] == SIX_TOKENS
+        assert slow_front.client.open_requests == 4, "the engine has not let go of them"
     wait_for(lambda: slow_front.client.open_requests == 0)
     assert len([message for message in engine.received if isinstance(message, Abort)]) == 4
