@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -40,7 +39,7 @@ class Server:
 
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
-        lines = httpx.get(f"{self.base}/metrics").text.splitlines()
+        lines = httpx.get(f"{self.base}/metrics", timeout=60).text.splitlines()
         values = [float(line.rpartition(" ")[2]) for line in lines if re.match(rf"{name}(\{{|\s)", line)]
         assert values, f"no metric {name}"
         return sum(values)
@@ -70,6 +69,13 @@ def is_rank(process: psutil.Process) -> bool:
     )
 
 
+def is_alive(process: psutil.Process) -> bool:
+    """It may vanish while it is looked at."""
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 @contextmanager
 def serving(
     engine: Path, log: Path, *flags: str, ranks: int | None = None, variables: Mapping[str, str] | None = None
@@ -95,19 +101,20 @@ def serving(
         yield server
     finally:
         if process.poll() is None:
-            tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+            tree += [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         for each in tree:
-            if each.is_running() and each.status() != psutil.STATUS_ZOMBIE:
-                each.send_signal(signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
         process.wait(10)
-        shutil.rmtree(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)  # who was just killed may still be taking files away
 
 
 def _wait_ready(process: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
-        text = log.read_text("utf-8", "replace")
-        assert process.poll() is None, f"the server ended with code {process.returncode}:\n{text}"
+        code = process.poll()
+        text = log.read_text("utf-8", "replace")  # of a server that has ended, all of it
+        assert code is None, f"the server ended with code {code}:\n{text}"
         if match := re.search(r"Listening on (http://\S+)", text):
             try:
                 if httpx.get(f"{match[1]}/health").status_code == 200:

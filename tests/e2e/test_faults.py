@@ -15,7 +15,7 @@ import openai
 import psutil
 import pytest
 
-from tests.e2e.server import Server, serving
+from tests.e2e.server import Server, is_alive, serving
 
 LONG = {"prompt": [7, 8, 9], "max_tokens": 1000, "temperature": 0, "extra_body": {"ignore_eos": True}}
 
@@ -51,7 +51,7 @@ def open_streams(server: Server, count: int = 8) -> list[Client]:
 
 def assert_nothing_left(tree: list[psutil.Process], seconds: float) -> None:
     _, alive = psutil.wait_procs(tree, timeout=seconds)
-    left = [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    left = [p for p in alive if is_alive(p)]
     assert not left, f"still there: {[' '.join(p.cmdline())[:120] for p in left]}"
 
 
