@@ -56,7 +56,25 @@ class Server:
             rank = process.environ().get("OMPI_COMM_WORLD_RANK") if is_rank(process) else None
             if rank is not None:
                 found[int(rank)] = process
-        return [found[i] for i in sorted(found)]
+        return [found[i] for i in sorted(found)] or self.tree()[1:]  # all of an engine that takes no mpirun
+
+    @contextmanager
+    def held(self, calls: int) -> Iterator[None]:
+        """Its ranks stand still while calls are started, until the front has let in so many: the engine finds them all
+        at once."""
+        ranks, before = self.ranks(), self.metric("llmserve_request_params_n_count")
+        assert ranks
+        for rank in ranks:
+            rank.suspend()
+        try:
+            yield
+            deadline = time.monotonic() + 60
+            while (admitted := self.metric("llmserve_request_params_n_count") - before) < calls:
+                assert time.monotonic() < deadline, f"{admitted} of {calls} calls were let in"
+                time.sleep(0.02)
+        finally:
+            for rank in ranks:
+                rank.resume()
 
     def wait(self, timeout: float) -> int:
         return self.process.wait(timeout)
