@@ -57,7 +57,7 @@ def test_a_hostile_grammar_is_its_own_clients_matter(build: Build, tmp_path: Pat
             assert told.status_code in (200, 400, 500)  # the bomb can be followed for as long as it is not grasped
             if told.status_code != 200:
                 message = told.json()["error"]["message"]
-                assert "grammar" in message
+                assert "grammar" in message or "a form that no answer can be held to" in message
                 assert len(message) < 1000
             assert post(CHAT, json=question).json()["choices"] == before
 
