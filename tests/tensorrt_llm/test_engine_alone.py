@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmserve.checkpoint.engine_dir import EngineDir
+from llmserve.comm.plan_line import Listener, Speaker
 from llmserve.engine.messages import Stats
 from llmserve.errors import EngineDeadError
 from llmserve.request import Finish, Request
@@ -68,6 +69,7 @@ def test_work_that_stands_still_is_noticed(
     engine_dir: EngineDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guard.faulthandler, "dump_traceback", lambda **where: None)  # pytest has no such stderr
+    monkeypatch.setattr(guard, "GRACE", 300)  # it would end this process
     with driven(engine_dir, tmp_path, stall_timeout=0.5) as made:
         time.sleep(0.8)
         made.engine.step()  # nothing stands still where there is nothing to do
@@ -75,3 +77,16 @@ def test_work_that_stands_still_is_noticed(
         made.engine.submit(Request(0, PROMPT, GREEDY))
         with pytest.raises(EngineDeadError, match=r"no step for 0\.5 s although there is work"):
             made.until(lambda: False)
+
+
+def test_a_rank_that_is_gone_is_noticed(engine_dir: EngineDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "GRACE", 300)  # it would end this process
+    speaker = Speaker("127.0.0.1", 1)
+    listener = Listener(speaker.address, speaker.token)
+    speaker.accept()
+    with driven(engine_dir, tmp_path, speaker=speaker) as made:
+        assert tokens(made.run(Request(0, PROMPT, GREEDY))) == expected(6)
+        listener.close()
+        with pytest.raises(EngineDeadError, match="another rank of the engine is gone"):
+            made.until(lambda: False)
+    speaker.close()
