@@ -31,10 +31,12 @@ while [ "$i" -lt "$LWS_GROUP_SIZE" ]; do
 done
 
 # mpirun answers SIGTERM by killing its ranks; SIGUSR1 it hands on to them, and they finish what runs.
-mpirun -n "$LWS_GROUP_SIZE" --host "$hosts" --bind-to none "$@" &
-mpirun=$!
+mpirun=
 stopping=false
-trap 'stopping=true; kill -USR1 $mpirun' TERM INT
+trap 'stopping=true; [ -z "$mpirun" ] || kill -USR1 $mpirun' TERM INT
+mpirun -n "$LWS_GROUP_SIZE" --host "$hosts" --bind-to none "$@" &
+mpirun=$! early=$stopping # in one command: a signal comes before it and is early, or finds mpirun
+if $early; then kill -USR1 $mpirun; fi
 code=0
 wait $mpirun || code=$?
 # A trapped signal ends the first wait; the next has mpirun's own exit code.

@@ -28,12 +28,13 @@ class EngineGroup:
         self._process: asyncio.subprocess.Process | None = None
 
     async def __aenter__(self) -> EngineGroup:
+        parent = os.getpid()
         self._process = await asyncio.create_subprocess_exec(
             *self._command,
             env=rank_environment(),
             stdin=asyncio.subprocess.DEVNULL,
             start_new_session=True,
-            preexec_fn=lambda: die_with_parent(signal.SIGTERM),  # mpirun then kills its ranks
+            preexec_fn=lambda: die_with_parent(signal.SIGTERM, parent),  # mpirun then kills its ranks
         )
         return self
 

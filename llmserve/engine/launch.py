@@ -74,9 +74,14 @@ def allowed_cores() -> set[int]:
         return os.sched_getaffinity(0)
 
 
-def die_with_parent(number: signal.Signals) -> None:
-    """Have the kernel send this process a signal when the one that started it ends, however that ends (Linux)."""
+def die_with_parent(number: signal.Signals, parent: int | None = None) -> None:
+    """Have the kernel send this process a signal when the one that started it ends, however that ends (Linux).
+
+    `parent`: that one's id, where it is known. If it has ended before, of which nobody is told, this process ends, too.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number.value)
+    if parent is not None and os.getppid() != parent:
+        os._exit(1)
 
 
 def find_mpirun() -> str:

@@ -69,7 +69,9 @@ def ask(server: Server, request: Ask) -> Answer:
 
 def ask_at_once(server: Server, requests: Sequence[Ask]) -> list[Answer]:
     with ThreadPoolExecutor(len(requests)) as pool:
-        return list(pool.map(lambda request: ask(server, request), requests))
+        with server.held(len(requests)):
+            answers = [pool.submit(ask, server, request) for request in requests]
+        return [answer.result() for answer in answers]
 
 
 def assert_same(answers: Sequence[Answer], expected: Sequence[Answer]) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -40,7 +39,7 @@ class Server:
 
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
-        lines = httpx.get(f"{self.base}/metrics").text.splitlines()
+        lines = httpx.get(f"{self.base}/metrics", timeout=60).text.splitlines()
         values = [float(line.rpartition(" ")[2]) for line in lines if re.match(rf"{name}(\{{|\s)", line)]
         assert values, f"no metric {name}"
         return sum(values)
@@ -57,7 +56,25 @@ class Server:
             rank = process.environ().get("OMPI_COMM_WORLD_RANK") if is_rank(process) else None
             if rank is not None:
                 found[int(rank)] = process
-        return [found[i] for i in sorted(found)]
+        return [found[i] for i in sorted(found)] or self.tree()[1:]  # all of an engine that takes no mpirun
+
+    @contextmanager
+    def held(self, calls: int) -> Iterator[None]:
+        """Its ranks stand still while calls are started, until the front has let in so many: the engine finds them all
+        at once."""
+        ranks, before = self.ranks(), self.metric("llmserve_request_params_n_count")
+        assert ranks
+        for rank in ranks:
+            rank.suspend()
+        try:
+            yield
+            deadline = time.monotonic() + 60
+            while (admitted := self.metric("llmserve_request_params_n_count") - before) < calls:
+                assert time.monotonic() < deadline, f"{admitted} of {calls} calls were let in"
+                time.sleep(0.02)
+        finally:
+            for rank in ranks:
+                rank.resume()
 
     def wait(self, timeout: float) -> int:
         return self.process.wait(timeout)
@@ -68,6 +85,13 @@ def is_rank(process: psutil.Process) -> bool:
     return "mpirun" not in line and (
         "llmserve.engine.rank" in line or re.search(r"llmserve( |.*-m llmserve )run ", line)
     )
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """It may vanish while it is looked at."""
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 @contextmanager
@@ -95,19 +119,20 @@ def serving(
         yield server
     finally:
         if process.poll() is None:
-            tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+            tree += [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         for each in tree:
-            if each.is_running() and each.status() != psutil.STATUS_ZOMBIE:
-                each.send_signal(signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
         process.wait(10)
-        shutil.rmtree(temporary)
+        shutil.rmtree(temporary, ignore_errors=True)  # who was just killed may still be taking files away
 
 
 def _wait_ready(process: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
-        text = log.read_text("utf-8", "replace")
-        assert process.poll() is None, f"the server ended with code {process.returncode}:\n{text}"
+        code = process.poll()
+        text = log.read_text("utf-8", "replace")  # of a server that has ended, all of it
+        assert code is None, f"the server ended with code {code}:\n{text}"
         if match := re.search(r"Listening on (http://\S+)", text):
             try:
                 if httpx.get(f"{match[1]}/health").status_code == 200:

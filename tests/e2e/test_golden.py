@@ -73,18 +73,17 @@ def test_text_over_http_is_the_reference_streaming_and_not(name: str, build: Bui
     source = shared(f"models/{name}")
     engine = build(source, "--quant", "none", "--dtype", "float32", "--tp-size", "2")
     prompts = json.loads((source / "golden.json").read_text())
-    pieces = 0
     with serving(engine, tmp_path / "log", ranks=2) as server:
         for prompt, expected in prompts.items():
             continuation = expected["text"].removeprefix(prompt)
             asked = {"prompt": prompt, "max_tokens": len(expected["greedy_ids"]), "temperature": 0}
             whole = server.client.completions.create(model=server.model, **asked).choices[0].text
+            # How many pieces it comes in is the machine's choice, as tokens that a busy front has not sent yet leave
+            # together. That one with time sends a chunk for each is proved in tests/server/test_streams.py, and that a
+            # text begins before it ends in test_faults.py.
             chunks = stream(server, asked)
             assert "".join(chunks) == whole == continuation
             assert not any("\ufffd" in chunk for chunk in chunks)
-            pieces += len(chunks)
-    # Tokens that a busy front has not sent yet leave together, so how many pieces a text has is the machine's choice.
-    assert pieces > len(prompts), "every text came in one piece, not as a stream"
 
 
 def stream(server: Server, asked: dict) -> list[str]:

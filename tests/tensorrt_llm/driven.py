@@ -14,6 +14,7 @@ import pytest
 from llmserve.checkpoint.engine_dir import EngineDir
 from llmserve.checkpoint.source import Checkpoint
 from llmserve.cli import DEMO
+from llmserve.comm.plan_line import Speaker
 from llmserve.config import EngineConfig, TensorRTLLMBuildConfig
 from llmserve.request import Finish, Request, SamplingParams, TokenEvent
 from llmserve.tensorrt_llm import build as build_module
@@ -72,13 +73,15 @@ class Driven:
 
 
 @contextmanager
-def driven(directory: EngineDir, folder: Path, *, stall_timeout: float = 20, **settings: Any) -> Iterator[Driven]:
+def driven(
+    directory: EngineDir, folder: Path, *, speaker: Speaker | None = None, stall_timeout: float = 20, **settings: Any
+) -> Iterator[Driven]:
     stand_in, woken = StandIn(folder / "standin", **settings), threading.Event()
     facts = directory.manifest.tensorrt_llm
     assert facts is not None
     with installed(stand_in):
         executor = make_executor(directory.path / "tensorrt_llm", facts, EngineConfig())
-        engine = TensorRTLLMEngine(executor, LIMITS, woken.set, stall_timeout=stall_timeout)
+        engine = TensorRTLLMEngine(executor, LIMITS, woken.set, speaker=speaker, stall_timeout=stall_timeout)
         try:
             yield Driven(engine, stand_in, woken)
         finally:

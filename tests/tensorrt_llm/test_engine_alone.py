@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmserve.checkpoint.engine_dir import EngineDir
+from llmserve.comm.plan_line import Listener, Speaker
 from llmserve.engine.messages import Stats
 from llmserve.errors import EngineDeadError
 from llmserve.request import Finish, Request
@@ -38,17 +39,20 @@ def test_statistics_are_what_the_iterations_said(engine_dir: EngineDir, tmp_path
     with driven(engine_dir, tmp_path, iteration_seconds=0.01) as made:
         assert made.engine.stats() == Stats(0, 0, 0.0, 0, 0, 0, 0, 0)
         for i in range(6):
-            made.engine.submit(Request(i, PROMPT, replace(GREEDY, max_tokens=60)))
+            made.engine.submit(Request(i, PROMPT, replace(GREEDY, max_tokens=900)))
         made.until(lambda: made.engine.stats().kv_usage > 0)
         # The first iteration has seen one request, the others came while it ran.
         made.until(lambda: (made.engine.stats().running, made.engine.stats().waiting) == (4, 2))
+        for i in range(6):
+            made.engine.abort(i)
         made.until(lambda: not made.engine.has_work)
-        deadline = time.monotonic() + 5
-        while made.engine.stats().scheduled_tokens < 6 * 60 and time.monotonic() < deadline:
+        deadline = time.monotonic() + 20
+        while made.engine.stats().prefix_queries < 6 * 32 and time.monotonic() < deadline:
             time.sleep(0.01)
         idle = made.engine.stats()
         assert (idle.running, idle.waiting, idle.kv_usage) == (0, 0, 0.0)
         assert made.engine.kv_cache_tokens == 1024 * 32
+        assert idle.scheduled_tokens >= 40 + 3 * 8  # the prompts of those who ran, as far as they were not found
         # One block of 32 in each prompt of 40: the first looked in vain, the others found it.
         assert (idle.prefix_queries, idle.prefix_hits) == (6 * 32, 5 * 32)
 
@@ -68,6 +72,7 @@ def test_work_that_stands_still_is_noticed(
     engine_dir: EngineDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guard.faulthandler, "dump_traceback", lambda **where: None)  # pytest has no such stderr
+    monkeypatch.setattr(guard, "GRACE", 300)  # it would end this process
     with driven(engine_dir, tmp_path, stall_timeout=0.5) as made:
         time.sleep(0.8)
         made.engine.step()  # nothing stands still where there is nothing to do
@@ -75,3 +80,16 @@ def test_work_that_stands_still_is_noticed(
         made.engine.submit(Request(0, PROMPT, GREEDY))
         with pytest.raises(EngineDeadError, match=r"no step for 0\.5 s although there is work"):
             made.until(lambda: False)
+
+
+def test_a_rank_that_is_gone_is_noticed(engine_dir: EngineDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "GRACE", 300)  # it would end this process
+    speaker = Speaker("127.0.0.1", 1)
+    listener = Listener(speaker.address, speaker.token)
+    speaker.accept()
+    with driven(engine_dir, tmp_path, speaker=speaker) as made:
+        assert tokens(made.run(Request(0, PROMPT, GREEDY))) == expected(6)
+        listener.close()
+        with pytest.raises(EngineDeadError, match="another rank of the engine is gone"):
+            made.until(lambda: False)
+    speaker.close()

@@ -31,7 +31,7 @@ else:
     ids = executor.enqueue_requests([trtllm.Request([1, 2, i], 4, streaming=True) for i in range(3)])
     finals: list[str] = []
     while len(finals) < len(ids):
-        responses = executor.await_responses(timedelta(seconds=2))
+        responses = executor.await_responses(timedelta(seconds=60))
         if not responses:
             say("nothing comes any more")
             MPI.COMM_WORLD.Abort(3)
