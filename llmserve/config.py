@@ -314,6 +314,10 @@ class Manifest(Frozen):
     def read(engine: Path) -> Manifest:
         """Raises EngineDirError in one sentence where `engine` holds no manifest we can use."""
         path = engine / "engine.json"
+        if not engine.exists():
+            raise EngineDirError(
+                f"{engine} does not exist; make an engine with `llmserve build CHECKPOINT -o {engine}`."
+            )
         if not path.is_file():
             raise EngineDirError(f"{engine} is not an engine (it has no engine.json); make one with `llmserve build`.")
         try:

@@ -84,7 +84,8 @@ _OF_SERVE = {field.name for field in fields(ServeOptions)}
 def check_target(context: typer.Context, target: TargetOptions) -> None:
     """One thing is measured, and every flag that was given is about it. ConfigError where not."""
     if (target.engine is None) == (target.serve is None):
-        raise ConfigError("give an ENGINE to measure in this process or --serve URL to measure a server, not both.")
+        both = ", not both" if target.serve is not None else ""
+        raise ConfigError(f"give an ENGINE to measure in this process or --serve URL to measure a server{both}.")
     serve = target.serve is not None
     for name in context.params:
         source = context.get_parameter_source(name)

@@ -10,8 +10,6 @@ from typing import Any
 
 from llmserve.errors import ConfigError, LlmserveError
 
-INSTALL = "pip install matplotlib"
-
 
 def check_outputs(json_file: Path | None, plot: Path | None) -> None:
     """ConfigError where one of them could not be written in the end."""
@@ -28,7 +26,7 @@ def check_outputs(json_file: Path | None, plot: Path | None) -> None:
 
 def need_package(name: str, flag: str) -> None:
     if importlib.util.find_spec(name) is None:
-        raise ConfigError(f"{flag} needs {name}, which is not installed; get it with `{INSTALL}`.")
+        raise ConfigError(f"{flag} needs {name}, which is not installed; get it with `pip install {name}`.")
 
 
 def write_json(file: Path, data: dict[str, Any]) -> None:

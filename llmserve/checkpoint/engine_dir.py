@@ -60,8 +60,6 @@ class EngineDir:
     def open(path: str | Path) -> EngineDir:
         """Checks the manifest and each file's presence and size, not its data. Raises EngineDirError."""
         path = Path(path)
-        if not path.exists():
-            raise EngineDirError(f"{path} does not exist; make an engine with `llmserve build CHECKPOINT -o {path}`.")
         manifest = Manifest.read(path)
         for name in shard_names(manifest):
             if name not in manifest.files:

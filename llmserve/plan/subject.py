@@ -13,7 +13,7 @@ from llmserve.checkpoint.int4_config import read_packing
 from llmserve.checkpoint.ranks import Given, checkpoint_dtype, config_dtype, given_int4
 from llmserve.checkpoint.source import Checkpoint, Int4Form, quantization_settings
 from llmserve.config import DType, Manifest, ModelConfig
-from llmserve.errors import CheckpointError
+from llmserve.errors import CheckpointError, ConfigError
 from llmserve.models import read_config
 
 
@@ -28,7 +28,7 @@ class Subject:
 
 def open_subject(given: str, revision: str | None = None) -> Subject:
     """`given`: a folder with a checkpoint, with its config.json alone or with an engine; a config.json; or a model of
-    the hub, of which config.json is fetched and nothing else. Raises CheckpointError or EngineDirError."""
+    the hub, of which config.json is fetched and nothing else. Raises CheckpointError, EngineDirError or ConfigError."""
     path = Path(given)
     if is_hub_id(given):
         return _of_config(fetch_config(given, revision) / "config.json", given.partition("/")[2])
@@ -37,6 +37,8 @@ def open_subject(given: str, revision: str | None = None) -> Subject:
         directory.require_native()
         manifest = directory.manifest
         return Subject(manifest.model_name, manifest.model, manifest.dtype, None, manifest)
+    if path.is_file() and path.suffix in (".yaml", ".yml"):
+        raise ConfigError(f"{path} is a build config and no model; give it with --config {path}.")
     if path.is_file():
         return _of_config(path, path.absolute().parent.name)
     if (path / "config.json").is_file() and open_tensors(path, MODEL_FORMS) is None:

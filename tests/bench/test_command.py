@@ -62,8 +62,8 @@ def test_what_cannot_be_used_is_one_sentence_with_the_value(parse: Callable[[Any
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "give an ENGINE to measure in this process or --serve URL to measure a server, not both."),
-        (("x", "--serve", "http://h"), "give an ENGINE to measure in this process or --serve URL"),
+        ((), "give an ENGINE to measure in this process or --serve URL to measure a server."),
+        (("x", "--serve", "http://h"), "--serve URL to measure a server, not both."),
         (("x", "--num-prompts", "3"), "--num-prompts is for measuring a server and an ENGINE was given; leave it out."),
         (("--serve", "http://h", "--threads", "1"), "--threads is for measuring an engine and --serve was given"),
         (("--serve", "http://h", "--new-tokens", "64"), "--new-tokens is for measuring an engine"),
@@ -73,7 +73,7 @@ def test_what_cannot_be_used_is_one_sentence_with_the_value(parse: Callable[[Any
         (("x", "--batch-sizes", "0,1"), "--batch-sizes 0 cannot be used: input should be greater"),
         (("x", "--new-tokens", "1"), "--new-tokens 1 cannot be used: input should be greater than"),
         (("x", "--json", "/no/such/folder/f"), "--json /no/such/folder/f cannot be written"),
-        (("no-such-engine",), "no-such-engine is not an engine"),
+        (("no-such-engine",), "no-such-engine does not exist; make an engine with"),
     ],
 )
 def test_flags_that_do_not_fit_are_one_sentence(flags: tuple[str, ...], message: str) -> None:

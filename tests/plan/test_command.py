@@ -206,3 +206,9 @@ def test_the_checkpoint_may_be_the_files(qwen: str, tmp_path: Path) -> None:
     assert plan_json("--config", str(file))["model"] == "qwen"
     done = CliRunner().invoke(app, ["plan", "demo", "--config", str(file), "--gpu", "L4"])
     assert done.stderr == f"llmserve: {file} is for {qwen}, and its settings are used for demo.\n"
+
+
+def test_a_build_config_is_told_from_a_model(tmp_path: Path) -> None:
+    file = tmp_path / "some.yaml"
+    file.write_text("model: Qwen/Qwen3-8B\n")
+    assert refusal(str(file)) == f"{file} is a build config and no model; give it with --config {file}."

@@ -179,7 +179,7 @@ def test_a_port_in_use_is_one_sentence(start: Any, config: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     "change, sentence",
     [
-        ({"engine": "/nowhere"}, "is not an engine"),
+        ({"engine": "/nowhere"}, "/nowhere does not exist; make an engine"),
         ({"endpoint": "ipc:///nowhere/at/all"}, "Cannot wait for the engine at ipc:///nowhere"),
         ({"port": 80}, "one JSON argument: port"),
         ({"server": {"host": "fe80::1%nowhere"}}, "Cannot listen on fe80::1%nowhere: Name or service"),
@@ -234,7 +234,7 @@ def test_settings_that_the_model_does_not_have_are_refused_before_there_is_a_por
 ) -> None:
     with pytest.raises(ConfigError, match=problem):
         run_alone(engine_dir, EngineConfig(**asked), ServerConfig(port=0))
-    with pytest.raises(EngineDirError, match="is not an engine"):
+    with pytest.raises(EngineDirError, match="nowhere does not exist; make an engine"):
         run_alone(engine_dir / "nowhere", EngineConfig(), ServerConfig(port=0))
     assert "Listening" not in caplog.text
 
