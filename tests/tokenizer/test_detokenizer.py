@@ -17,7 +17,12 @@ from tests.instructions import instructions
 
 from .conftest import byte_level, gemma_decoder, llama_decoder, sentencepiece_like, tokenizer_of
 
-quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(
+    max_examples=150,
+    deadline=None,
+    # Where bytes spoil their runs (see conftest), most of what is drawn cannot be compared.
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much],
+)
 
 
 def parts(tokenizer: Tokenizer, tokens: list[int], *, skip_special_tokens: bool = True) -> list[str]:
